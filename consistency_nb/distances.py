@@ -74,7 +74,7 @@ def _build(net, weights, pnet_rand, pool):
                 if isinstance(m, nn.MaxPool2d): setattr(part, name, nn.AvgPool2d(m.kernel_size, m.stride, ceil_mode=m.ceil_mode))
     return model
 
-# %% ../nbs/07_distances.ipynb #6affeaee
+# %% ../nbs/07_distances.ipynb #f700216c
 class LPIPS(nn.Module):
     "Learned perceptual distance; frozen, always in eval mode."
     def __init__(
@@ -88,7 +88,6 @@ class LPIPS(nn.Module):
         super().__init__()
         self.size, self.model = size, _build(net, weights, pnet_rand, pool)
         self.requires_grad_(False).eval()
-
     def train(self, mode=True): return super().train(False)
 
     def features(
@@ -109,8 +108,7 @@ class LPIPS(nn.Module):
         "Weighted squared difference of features, averaged over positions, summed over layers."
         return sum(lin((p - q).square()).mean((1, 2, 3)) for lin, p, q in zip(self.model.lins, fa, fb))
 
-    def forward(
-        self,
+    def forward(self,
         a: Tensor,  # (B, C, H, W) images in [-1, 1], not clamped
         b: Tensor,  # same shape
     ) -> Tensor:  # (B,)

@@ -1,0 +1,62 @@
+# `make` lists the targets. Each sets itself up in .venv, once, from settings.ini and setup.py.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
+RUNS := train_edm train_cd train_ct generate benchmark
+
+export JUPYTER_PREFER_ENV_PATH = 1
+export PYTHONUNBUFFERED = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help test docs lab clean $(RUNS)
+
+help:
+	@echo "make train_edm   train the teacher: a diffusion model"
+	@echo "make train_cd    distil it into a consistency model"
+	@echo "make train_ct    train a consistency model without a teacher"
+	@echo "make generate    draw samples from a checkpoint"
+	@echo "make benchmark   measure the trained models"
+	@echo "make test        run all tests"
+	@echo "make docs        build the site into _docs/ and README.md (ARGS=--strict: fail on any warning)"
+	@echo "make lab         open the notebooks in JupyterLab"
+	@echo "make clean       remove what was built; runs/ and .venv stay"
+	@echo
+	@echo "ARGS sets parameters of a run, the names of its first code cell:  make train_cd ARGS='-p steps 200 -p seed 1'"
+	@echo "Results are in runs/NAME/: the executed notebook, metrics.json, samples.png, the checkpoint."
+
+$(BIN)/python:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=/path/to/python')"
+	$(PYTHON) -m venv $(VENV)
+
+# What a run needs; and what tests and documentation need, which holds the former.
+$(VENV)/.train: settings.ini setup.py | $(BIN)/python
+	@echo "installing into $(VENV) (the first time takes minutes)"
+	$(PIP) -e '.[train]'
+	@touch $@
+
+$(VENV)/.dev: settings.ini setup.py | $(BIN)/python
+	@echo "installing into $(VENV) (the first time takes minutes)"
+	$(PIP) -e '.[dev]'
+	@touch $(VENV)/.train $@
+
+$(RUNS): $(VENV)/.train
+	@mkdir -p runs/$@
+	@echo "running nbs/$@.ipynb; the executed notebook will be runs/$@/$@.ipynb"
+	@$(BIN)/papermill nbs/$@.ipynb runs/$@/$@.ipynb --cwd nbs -k python3 --no-progress-bar --stdout-file - --stderr-file - --log-level WARNING --autosave-cell-every 60 $(ARGS)
+	@if [ -f runs/$@/samples.png ]; then echo "pictures: runs/$@/samples.png"; fi
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest tests $(ARGS)
+
+docs: $(VENV)/.dev
+	$(BIN)/python tools/docs.py $(ARGS)
+	@echo "read it:  $(BIN)/python -m http.server -d _docs"
+
+lab: $(VENV)/.dev
+	$(BIN)/jupyter lab nbs
+
+clean:
+	rm -rf _proc _proc.info _site_src _site _docs build dist *.egg-info .pytest_cache nbs/.ipynb_checkpoints
+	find consistency_nb tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

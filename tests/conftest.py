@@ -1,0 +1,11 @@
+"""What all tests share: the project root on the path, and the `slow` mark."""
+import os, sys
+from pathlib import Path
+
+os.environ.setdefault('MPLBACKEND', 'agg')
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'slow: takes longer than some ten seconds; leave out with -m "not slow"')
+    config.addinivalue_line('filterwarnings', 'ignore:__array__ implementation:DeprecationWarning')  # matplotlib with tensors

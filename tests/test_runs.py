@@ -1,0 +1,67 @@
+"The run notebooks as a user starts them, made short; and a training run that is killed."
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+
+import papermill, pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parent.parent
+SHORT = dict(iterations=8, minutes=0, samples=0, device='cpu')
+
+def run(name, out, **parameters):
+    return papermill.execute_notebook(ROOT/f'nbs/{name}.ipynb', out/'out.ipynb', dict(out_dir=str(out), **parameters), cwd=out, progress_bar=False, kernel_name='python3')
+
+@pytest.mark.parametrize('name', ['train_edm', 'train_cd', 'train_ct'])
+def test_training_notebook(name, tmp_path):
+    run(name, tmp_path, **SHORT, batch=8)
+    report = json.loads((tmp_path/'metrics.json').read_text())
+    assert report['finished'] and report['iterations'] == 8 and report['images'] == 64
+    assert json.loads((tmp_path/'preset.json').read_text())['batch'] == 8
+    for made in 'model.safetensors', 'checkpoint.safetensors', 'metrics.jsonl', 'samples.png', 'progress.png': assert (tmp_path/made).stat().st_size > 100
+
+def test_generate_notebook(tmp_path):
+    import numpy as np
+    run('generate', tmp_path, n=5, steps=2, batch=3, device='cpu')
+    images = np.load(tmp_path/'images.npz')['arr_0']
+    assert images.shape == (5, 32, 32, 3) and images.dtype == np.uint8 and images.std() > 20
+
+@pytest.mark.parametrize('wrong, said', [(dict(iteration=8), "unknown parameter 'iteration'; valid ones are: preset, out_dir, minutes"),
+                                         (dict(lr='fast'), "'lr' must be float"), (dict(preset='openmoji_cd'), 'valid ones are: openmoji32_edm'),
+                                         (dict(preset='openmoji32_ct'), 'use nbs/train_ct.ipynb')])
+def test_wrong_parameter_stops_at_once(wrong, said, tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError) as e: run('train_cd', tmp_path, **{**SHORT, **wrong})
+    assert said in str(e.value)
+    assert not (tmp_path/'checkpoint.safetensors').exists()
+
+KILLED = """
+import sys, torch
+from torch import nn
+from consistency_nb.data import Images
+from consistency_nb.distances import l2
+from consistency_nb.presets import override, preset
+from consistency_nb.train import fit
+class Net(nn.Module):
+    def __init__(self): super().__init__(); self.a = nn.Conv2d(3, 3, 3, padding=1)
+    def forward(self, x, c, y=None): return self.a(x)
+torch.set_num_threads(1); torch.manual_seed(0)
+p = override(preset('openmoji32_ct'), iterations=400, batch=2, mu=0.9, sigma_data=0.58)
+data = Images(torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
+fit(p, Net(), data, sys.argv[1], distance=l2, log_every=0.2, save_every=0., device='cpu')
+"""
+
+def start(folder):
+    return subprocess.Popen([sys.executable, '-c', KILLED, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+
+def test_kill_at_any_moment(tmp_path):
+    "A checkpoint is written after every step here, so that a kill hits the middle of writing one as often as not."
+    whole = start(tmp_path/'whole'); assert whole.wait(240) == 0, whole.stdout.read()
+    for delay in (0.02, 0.3, 0.9):
+        p, file = start(tmp_path/'killed'), tmp_path/'killed/checkpoint.safetensors'
+        before = file.stat().st_mtime_ns if file.exists() else 0
+        while not (file.exists() and file.stat().st_mtime_ns > before) and p.poll() is None: time.sleep(0.01)
+        time.sleep(delay); p.send_signal(signal.SIGKILL); p.wait()
+    last = start(tmp_path/'killed'); said = last.communicate(timeout=240)[0]
+    assert last.returncode == 0 and 'continuing openmoji32_ct at step' in said, said
+    a, b = (load_file(tmp_path/f'{n}/checkpoint.safetensors') for n in ('whole', 'killed'))
+    assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
