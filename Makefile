@@ -16,14 +16,14 @@ help:
 	@echo "make train_edm   train the teacher: a diffusion model"
 	@echo "make train_cd    distil it into a consistency model"
 	@echo "make train_ct    train a consistency model without a teacher"
-	@echo "make generate    draw samples from a checkpoint"
-	@echo "make benchmark   measure the trained models"
+	@echo "make generate    draw images from a model"
+	@echo "make benchmark   measure speed against the plainest code"
 	@echo "make test        run all tests"
 	@echo "make docs        build the site into _docs/ and README.md (ARGS=--strict: fail on any warning)"
 	@echo "make lab         open the notebooks in JupyterLab"
 	@echo "make clean       remove what was built; runs/ and .venv stay"
 	@echo
-	@echo "ARGS sets parameters of a run, the names of its first code cell:  make train_cd ARGS='-p steps 200 -p seed 1'"
+	@echo "ARGS sets parameters of a run, the names of its first code cell:  make train_cd ARGS='-p minutes 20 -p seed 1'"
 	@echo "Results are in runs/NAME/: the executed notebook, metrics.json, samples.png, the checkpoint."
 
 $(BIN)/python:
