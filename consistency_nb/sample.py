@@ -87,10 +87,10 @@ def multistep(
         if clamp: x = x.clamp(-1, 1)
     return x
 
-# %% ../nbs/06_sample.ipynb #84618518
+# %% ../nbs/06_sample.ipynb #f936576d
 @torch.no_grad()
 def generate(
-    draw: Callable,  # noise at level T -> images, such as lambda x: onestep(f, x)
+    draw: Callable,  # (noise at level T, seeds) -> images, such as lambda x, s: multistep(f, x, (80., 1.), seeds=s)
     seeds: Sequence[int],  # one per image
     shape: tuple,  # (C, H, W) of one image
     T: float = 80.,  # the level of the noise
@@ -98,7 +98,8 @@ def generate(
     device=None,  # where `draw` works
 ) -> Tensor:  # (len(seeds), C, H, W) on the CPU
     "The images of many seeds, a batch at a time."
-    return torch.cat([draw(start(seeds[i:i + batch], shape, T, device)).cpu() for i in range(0, len(seeds), batch)])
+    parts = [seeds[i:i + batch] for i in range(0, len(seeds), batch)]
+    return torch.cat([draw(start(s, shape, T, device), s).cpu() for s in parts])
 
 # %% ../nbs/06_sample.ipynb #57348b82
 class Found(NamedTuple):

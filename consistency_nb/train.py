@@ -94,7 +94,7 @@ class Objective:
         if len(getattr(self, '_grid', ())) != N: self._grid = karras_grid(N, self.p.eps, self.p.T, self.p.rho, device=device)
         return self._grid
 
-# %% ../nbs/17_train.ipynb #09ef5bef
+# %% ../nbs/17_train.ipynb #326b1008
 class Run:
     "A training run between two steps."
     def __init__(self, p: Preset, net: nn.Module, data: Images, K: int, seed: int, teacher=None, distance=None, step=None, device=None):
@@ -102,6 +102,7 @@ class Run:
         self.p, self.K, self.seed, self.k, dev = p, K, seed, 0, self.acc.device
         net = net.to(dev, memory_format=torch.channels_last).train()
         self.ema, self.target = EMA(net), EMA(net) if p.mu or p.mu0 else None
+        if self.target: self.target.module.train()   # so that dropout masks can be shared
         self.net, self.opt = self.acc.prepare(net, torch.optim.RAdam(net.parameters(), lr=p.lr, betas=(0.9, 0.999), foreach=True))
         self.data, self.gen, dtype = data.to(dev), torch.Generator(dev), autocast_dtype(p.precision, dev)
         self.model, self.averaged = wrap(self.net, p, dtype), wrap(self.ema.module, p, dtype)
