@@ -67,15 +67,15 @@ def override(
         changes[name] = same_type(name, fields[name], value)
     return dataclasses.replace(preset, **changes)
 
-# %% ../nbs/16_presets.ipynb #4970c1fb
+# %% ../nbs/16_presets.ipynb #99728a7f
 _moji = dict(data='openmoji32', image_size=32, sigma_data=0.62,
              net=dict(cls='UNet', channels=[64, 96], blocks=2, patch=2, attention=[1], emb=96))
-_student = dict(_moji, lr_decay=0.3, ema=0.998, distance='pseudo_huber', huber_c=0.03, init='openmoji32-edm')
+_student = dict(_moji, lr_decay=1., ema=0.99, mu=0.9, distance='pseudo_huber', huber_c=3., init='openmoji32-edm')
 
 PRESETS = {p.name: p for p in (
     Preset('openmoji32_edm', 'edm', **_moji, batch=32, iterations=5500, lr=8e-4, lr_decay=0.5, ema=0.9993, ema_ramp=0.05),
     Preset('openmoji32_cd', 'cd', **_student, batch=16, iterations=1200, lr=8e-4, growth=(3, 4, 6, 9, 13, 18), teacher='openmoji32-edm'),
-    Preset('openmoji32_ct', 'ct', **_student, batch=32, iterations=1400, lr=6e-4, growth=(4, 8, 16, 32)),
+    Preset('openmoji32_ct', 'ct', **_student, batch=32, iterations=800, lr=5e-4, growth=(4, 8, 16, 32)),
 )}
 
 def preset(
