@@ -3,6 +3,7 @@ import os, sys
 from pathlib import Path
 
 os.environ.setdefault('MPLBACKEND', 'agg')
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # small tensors: on a busy machine more threads wait for each other
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 

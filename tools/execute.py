@@ -11,6 +11,7 @@ import os, re, subprocess, sys, traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # small tensors: on a busy machine more threads wait for each other
 PLACES = re.compile(r'site-packages|/home/|/root/|/tmp/|/Users/|' + re.escape(str(ROOT)))
 
 
