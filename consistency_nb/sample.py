@@ -87,14 +87,14 @@ def multistep(
         if clamp: x = x.clamp(-1, 1)
     return x
 
-# %% ../nbs/06_sample.ipynb #f936576d
+# %% ../nbs/06_sample.ipynb #06dce00f
 @torch.no_grad()
 def generate(
     draw: Callable,  # (noise at level T, seeds) -> images, such as lambda x, s: multistep(f, x, (80., 1.), seeds=s)
     seeds: Sequence[int],  # one per image
     shape: tuple,  # (C, H, W) of one image
     T: float = 80.,  # the level of the noise
-    batch: int = 100,  # images at a time
+    batch: int = 50,  # images at a time
     device=None,  # where `draw` works
 ) -> Tensor:  # (len(seeds), C, H, W) on the CPU
     "The images of many seeds, a batch at a time."

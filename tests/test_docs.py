@@ -30,6 +30,16 @@ def test_markup(path):
         for fault, pattern in LINT.items(): assert not re.search(pattern, bare, flags=re.M), f'{fault}:\n{text}'
 
 @pytest.mark.parametrize('path', NBS, ids=name)
+def test_fences(path):
+    "Each `::: {...}` is closed; an open one would swallow the rest of the page."
+    text = re.sub(r'^```.*?^```', '', '\n'.join(markdown(path)), flags=re.M | re.S)
+    depth = 0
+    for line in re.findall(r'^:{3,}.*$', text, flags=re.M):
+        depth += -1 if re.fullmatch(r':{3,}\s*', line) else 1
+        assert depth >= 0 and (line.strip(': ') == '' or re.fullmatch(r':{3,} *\{[^{}]+\}\s*', line)), line
+    assert depth == 0, 'a `:::` is not closed'
+
+@pytest.mark.parametrize('path', NBS, ids=name)
 def test_title(path):
     "The first cell is read as front matter: a title, one line of description, keys; anything else would vanish."
     first = next(iter(json.loads(path.read_text(encoding='utf-8'))['cells']))
