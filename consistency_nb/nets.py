@@ -98,8 +98,7 @@ class UNet(nn.Module):
         super().__init__()
         self.spec = dict(cls='UNet', channels=[*channels], blocks=blocks, patch=patch, attention=[*attention], emb=emb, dropout=dropout,
                          num_classes=num_classes, in_channels=in_channels)
-        self.patch, c, widths = patch, channels[0], []
-        self.embed = LevelEmbedding(emb)
+        self.patch, self.embed, c, widths = patch, LevelEmbedding(emb), channels[0], []
         self.label = nn.Embedding(num_classes, emb) if num_classes else None
         self.conv_in = nn.Conv2d(in_channels * patch**2, c, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
