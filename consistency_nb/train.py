@@ -99,7 +99,7 @@ class Run:
     "A training run between two steps."
     def __init__(self, p: Preset, net: nn.Module, data: Images, K: int, seed: int, teacher=None, distance=None, step=None, device=None):
         self.acc = Accelerator(cpu=str(device) == 'cpu')
-        self.p, self.K, self.seed, self.k, dev = p, K, seed, 0, self.acc.device
+        self.p, self.K, self.seed, self.k, self.seconds, dev = p, K, seed, 0, 0., self.acc.device
         net = net.to(dev, memory_format=torch.channels_last).train()
         self.ema, self.target = EMA(net), EMA(net) if p.mu or p.mu0 else None
         if self.target: self.target.module.train()   # so that dropout masks can be shared
@@ -145,7 +145,7 @@ def set_run_state(run: Run, state: dict[str, Tensor], k: int):
 # %% ../nbs/17_train.ipynb #884475c6
 def write_checkpoint(run: Run, path: Path):
     "Write a run under a temporary name, sync it to the disk, then rename it: the old one stays until the new one is whole."
-    facts = dict(k=run.k, K=run.K, seed=run.seed, preset=dataclasses.asdict(run.p))
+    facts = dict(k=run.k, K=run.K, seed=run.seed, seconds=run.seconds, preset=dataclasses.asdict(run.p))
     tmp = path.with_name('.' + path.name)
     try:
         save_file({n: v.detach().cpu().contiguous() for n, v in run_state(run).items()}, tmp, metadata={'run': json.dumps(facts)})
@@ -174,6 +174,7 @@ def resume(
     if other: raise ValueError(f"{path.parent} holds a run with another {', '.join(other)}: choose another out_dir, or remove {path.name}")
     run = make(facts['K'])
     set_run_state(run, state, facts['k'])
+    run.seconds = facts['seconds']
     print(f"continuing {p.name} at step {run.k:,} of {run.K:,}", flush=True)
     return run
 
@@ -235,11 +236,13 @@ def loop(
     "Steps, log lines and checkpoints, until the end or a wish to stop."
     meter, path, k_log = Meter(run.acc.device), out/'checkpoint.safetensors', run.k
     last_log = last_save = time.perf_counter()
+    began = last_log - run.seconds
     with Stop() as stop:
         stopped = None
         while run.k < run.K and not stopped:
             meter.add(*run.step())
             now, stopped = time.perf_counter(), stop.wanted
+            run.seconds = now - began
             ends = stopped or run.k == run.K
             saves = ends or now - last_save >= save_every
             if saves or now - last_log >= log_every:   # never a checkpoint without a look at the loss
