@@ -12,6 +12,7 @@ from nbdev.process import NBProcessor
 ROOT = Path(__file__).resolve().parent.parent
 NBS = sorted([*ROOT.glob('nbs/*.ipynb'), *ROOT.glob('nbs/tutorials/*.ipynb')])
 ROAD = [p for p in NBS if p.name[0].isdigit()]
+TUTORIALS = [p for p in NBS if p.parent.name == 'tutorials']
 RUNS = [p for p in NBS if p.parent.name == 'nbs' and p.name[0].isalpha() and p.stem != 'index']
 PLACES = re.compile(r'site-packages|/home/|/root/|/tmp/|/work/|/Users/')
 
@@ -45,13 +46,13 @@ def test_notebook(path, monkeypatch, capfd, fresh_state):
 def test_outputs(path):
     "Outputs are saved, hold no error and name no place on a machine."
     outputs = [o for c in cells(path) for o in c.get('outputs', [])]
-    if path in ROAD: assert outputs, 'no saved outputs: run python tools/execute.py on it'
+    if path in ROAD + TUTORIALS: assert outputs, 'no saved outputs: run python tools/execute.py on it'
     for o in outputs:
         assert o['output_type'] != 'error', o.get('evalue')
         text = ''.join(''.join(t) for t in [o.get('text', ''), *(v for k, v in o.get('data', {}).items() if k.startswith('text/'))])
         assert not PLACES.search(text), text
 
-@pytest.mark.parametrize('path', ROAD, ids=name)
+@pytest.mark.parametrize('path', ROAD + TUTORIALS, ids=name)
 def test_budget(path):
     "At most 70 cells, 400 KB, and 40 lines in an exported cell."
     assert path.stat().st_size <= 400_000
@@ -59,6 +60,12 @@ def test_budget(path):
     for c in cells(path):
         if c['cell_type'] == 'code' and re.match(r'#\| *exports?\b', ''.join(c['source'])):
             assert len(c['source']) - 1 <= 40, f'{len(c["source"]) - 1} lines: {"".join(c["source"][:2])}'
+
+@pytest.mark.parametrize('path', TUTORIALS, ids=name)
+def test_tutorial(path):
+    "A tutorial exports nothing and bears no number: it has no place on the road."
+    assert not path.stem[0].isdigit()
+    assert not any(re.search(r'^#\| *(default_exp|exports?)\b', ''.join(c['source']), re.M) for c in cells(path) if c['cell_type'] == 'code')
 
 @pytest.mark.parametrize('path', RUNS, ids=name)
 def test_run_parameters(path):

@@ -4,8 +4,8 @@
 
 Skipped, as in nbdev_test: cells with `#| eval: false`, cells with a test flag of settings.ini (`notest`, `slow`),
 calls of `nbdev_export()`, and whole notebooks with `skip_exec: true` under their title.
-Each notebook runs in a process of its own, in the folder nbs/. If a cell fails, its traceback is printed, the exit code
-is 1, and the file stays as it was. Pictures are stored as plain PNG.
+Each notebook runs in a process of its own, in its folder (nbs/ for one that lies elsewhere). If a cell fails, its
+traceback is printed, the exit code is 1, and the file stays as it was. Pictures are stored as plain PNG.
 """
 import os, re, subprocess, sys, traceback
 from pathlib import Path
@@ -46,7 +46,7 @@ def run(path):
     flags = set(get_config().tst_flags.split())
     sys.path.insert(0, str(ROOT))
     shell = CaptureShell(path, mpl_format='png')
-    os.chdir(ROOT/'nbs')
+    os.chdir(path.parent if path.is_relative_to(ROOT/'nbs') else ROOT/'nbs')
     code = [c for c in nb.cells if c.cell_type == 'code']
     for i, (cell, proc) in enumerate(zip(code, (c for c in processed.cells if c.cell_type == 'code'), strict=True), 1):
         if skipped(proc, flags): continue
