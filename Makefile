@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
-RUNS := train_edm train_cd train_ct generate benchmark
+RUNS := train_edm train_cd train_ct train_pd generate benchmark
 
 export JUPYTER_PREFER_ENV_PATH = 1
 export PYTHONUNBUFFERED = 1
@@ -16,6 +16,7 @@ help:
 	@echo "make train_edm   train the teacher: a diffusion model"
 	@echo "make train_cd    distil it into a consistency model"
 	@echo "make train_ct    train a consistency model without a teacher"
+	@echo "make train_pd    progressive distillation, the baseline"
 	@echo "make generate    draw images from a model"
 	@echo "make benchmark   measure speed against the plainest code"
 	@echo "make test        run all tests"
@@ -58,5 +59,5 @@ lab: $(VENV)/.dev
 	$(BIN)/jupyter lab nbs
 
 clean:
-	rm -rf _proc _proc.info _site_src _site _docs build dist *.egg-info .pytest_cache nbs/.ipynb_checkpoints
+	rm -rf _proc _proc.info _site_src _site _docs build dist *.egg-info .pytest_cache nbs/.ipynb_checkpoints nbs/tutorials/.ipynb_checkpoints
 	find consistency_nb tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,13 +12,13 @@ SHORT = dict(iterations=8, minutes=0, samples=0, device='cpu')
 def run(name, out, **parameters):
     return papermill.execute_notebook(ROOT/f'nbs/{name}.ipynb', out/'out.ipynb', dict(out_dir=str(out), **parameters), cwd=out, progress_bar=False, kernel_name='python3')
 
-@pytest.mark.parametrize('name', ['train_edm', 'train_cd', 'train_ct'])
+@pytest.mark.parametrize('name', ['train_edm', 'train_cd', 'train_ct', 'train_pd'])
 def test_training_notebook(name, tmp_path):
     run(name, tmp_path, **SHORT, batch=8)
     report = json.loads((tmp_path/'metrics.json').read_text())
     assert report['finished'] and report['iterations'] == 8 and report['images'] == 64
     assert json.loads((tmp_path/'preset.json').read_text())['batch'] == 8
-    for made in 'model.safetensors', 'checkpoint.safetensors', 'metrics.jsonl', 'samples.png', 'progress.png': assert (tmp_path/made).stat().st_size > 100
+    for made in 'model_1.safetensors' if name == 'train_pd' else 'model.safetensors', 'checkpoint.safetensors', 'metrics.jsonl', 'samples.png', 'progress.png': assert (tmp_path/made).stat().st_size > 100
 
 def test_generate_notebook(tmp_path):
     import numpy as np
@@ -33,6 +33,13 @@ def test_wrong_parameter_stops_at_once(wrong, said, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError) as e: run('train_cd', tmp_path, **{**SHORT, **wrong})
     assert said in str(e.value)
     assert not (tmp_path/'checkpoint.safetensors').exists()
+
+@pytest.mark.parametrize('preset, says', [('cifar10_cd', '56,395,523'), ('imagenet64_edm', '295,899,267'), ('lsun_cat_ct', '526,304,771'), ('cifar10_pd', '750,000 steps of 512')])
+def test_dry_run_counts_and_stops(preset, says, tmp_path):
+    done = papermill.execute_notebook(ROOT/f"nbs/train_{preset.rsplit('_', 1)[1]}.ipynb", tmp_path/'out.ipynb', dict(preset=preset, dry_run=True, out_dir=str(tmp_path/'run')), cwd=tmp_path, progress_bar=False, kernel_name='python3')
+    text = json.dumps([c.get('outputs') for c in done.cells])
+    assert says in text and 'GiB per device' in text and 'device-hours' in text
+    assert not (tmp_path/'run').exists()
 
 KILLED = """
 import sys, torch
