@@ -12,7 +12,7 @@ MAY = {  # besides core, which all may import
     'core': '', 'oracle': '', 'pfode': '', 'grid': '', 'solvers': 'pfode grid', 'precond': '', 'sample': 'grid',
     'distances': '', 'schedules': '', 'losses': 'pfode grid solvers distances', 'continuous': 'pfode', 'ema': '', 'nets': '',
     'ncsnpp': 'nets', 'adm': 'nets', 'folders': '', 'data': 'folders', 'presets': '',
-    'train': 'grid precond schedules losses continuous ema data presets', 'checkpoints': 'precond nets ncsnpp adm',
+    'train': 'grid precond schedules losses continuous ema data presets', 'foreign': '', 'checkpoints': 'precond nets ncsnpp adm foreign',
     'cost': 'presets checkpoints', 'edit': 'grid sample', 'evaluate': '', 'viz': ''}
 HEAVY = {'torchvision', 'matplotlib', 'accelerate', 'safetensors', 'lpips', 'nbdev', 'fastcore', 'IPython'}
 
