@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
-RUNS := train_edm train_cd train_ct train_pd generate benchmark
+RUNS := train_edm train_cd train_ct train_pd generate edit_images benchmark
 
 export JUPYTER_PREFER_ENV_PATH = 1
 export PYTHONUNBUFFERED = 1
@@ -18,6 +18,7 @@ help:
 	@echo "make train_ct    train a consistency model without a teacher"
 	@echo "make train_pd    progressive distillation, the baseline"
 	@echo "make generate    draw images from a model"
+	@echo "make edit_images fill in, colour, sharpen, repaint pictures (ARGS='-p task inpaint -p image my.png')"
 	@echo "make benchmark   measure speed against the plainest code"
 	@echo "make test        run all tests"
 	@echo "make docs        build the site into _docs/ and README.md (ARGS=--strict: fail on any warning)"

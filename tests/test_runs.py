@@ -26,6 +26,18 @@ def test_generate_notebook(tmp_path):
     images = np.load(tmp_path/'images.npz')['arr_0']
     assert images.shape == (5, 32, 32, 3) and images.dtype == np.uint8 and images.std() > 20
 
+def test_edit_notebook(tmp_path):
+    import numpy as np
+    from PIL import Image
+    run('edit_images', tmp_path, task='inpaint', mask='half', n=1, seeds=1, levels='80,1', teacher_steps=2, device='cpu')
+    before, masked, after = (np.asarray(Image.open(tmp_path/f'{n}.png').convert('RGB')).astype(int) for n in ('before', 'masked', 'after'))
+    known = (before == masked).all(-1)
+    assert before.shape == after.shape == (32, 32, 3) and 0.3 < known.mean() < 1
+    same = (before == after).all(-1)
+    assert same[:, :16].all() or same[:, 16:].all() or same[:16].all() or same[16:].all()
+    report = json.loads((tmp_path/'metrics.json').read_text())
+    assert 'inpaint' in json.dumps(report) and not same.all()
+
 @pytest.mark.parametrize('wrong, said', [(dict(iteration=8), "unknown parameter 'iteration'; valid ones are: preset, out_dir, minutes"),
                                          (dict(lr='fast'), "'lr' must be float"), (dict(preset='openmoji_cd'), 'valid ones are: openmoji32_edm'),
                                          (dict(preset='openmoji32_ct'), 'use nbs/train_ct.ipynb')])
