@@ -29,7 +29,7 @@ def checksum(
     with ThreadPoolExecutor(4) as pool: parts = pool.map(one, sorted(tensors.items()))
     return hashlib.sha256(facts.encode() + b''.join(parts)).hexdigest()
 
-# %% ../nbs/16a_files.ipynb #e309fde0
+# %% ../nbs/16a_files.ipynb #3716bbc8
 def before(path: Path) -> Path: return path.with_name(f'{path.stem}_before{path.suffix}')
 
 def sync_folder(folder: Path):
@@ -53,13 +53,13 @@ def write_state(
         if keep and path.exists(): os.replace(path, before(path))
         os.replace(tmp, path)
         sync_folder(path.parent)
-    except (OSError, SafetensorError) as e: raise OSError(f'could not write {path.name} ({e}); {what_remains(path)}') from e
+    except (OSError, SafetensorError) as e: raise OSError(f'could not write {path.name} ({e}); {what_remains(path)}; make room on the disk, and make the same call again') from e
     finally: tmp.unlink(missing_ok=True)
 
 def what_remains(path: Path) -> str:
     "A sentence about the checkpoints that are there."
     good = [p.name for p in (path, before(path)) if p.exists()]
-    return f"{good[0]}, from before, is whole: make room on the disk, and the same call goes on from it" if good else 'there is none from before'
+    return f"{good[0]}, from before, is whole" if good else 'there is none from before'
 
 # %% ../nbs/16a_files.ipynb #5660f81d
 def read_state(

@@ -12,7 +12,8 @@ MAY = {  # besides core, which all may import
     'core': '', 'oracle': '', 'pfode': '', 'grid': '', 'solvers': 'pfode grid', 'precond': '', 'sample': 'grid',
     'distances': '', 'schedules': '', 'losses': 'pfode grid solvers distances', 'continuous': 'pfode', 'ema': '', 'nets': '',
     'ncsnpp': 'nets', 'adm': 'nets', 'folders': '', 'data': 'folders', 'presets': '', 'files': '',
-    'train': 'grid precond schedules losses continuous ema data presets files', 'checkpoints': 'precond nets ncsnpp adm',
+    'objective': 'grid precond schedules losses continuous presets',
+    'train': 'ema data presets files objective', 'checkpoints': 'precond nets ncsnpp adm',
     'cost': 'presets checkpoints', 'launch': 'solvers distances data presets train checkpoints', 'edit': 'grid sample', 'evaluate': '', 'viz': ''}
 HEAVY = {'torchvision', 'matplotlib', 'accelerate', 'safetensors', 'lpips', 'nbdev', 'fastcore', 'IPython'}
 
