@@ -6,7 +6,7 @@ import pytest
 from torch.testing import assert_close
 
 from consistency_nb.files import read_state
-from consistency_nb.launch import start
+from consistency_nb.launch import environments, start
 from processes import ROOT, environment
 
 SCRIPT = ROOT/'tests/processes.py'
@@ -93,12 +93,13 @@ def wait_for(path, process):
 @pytest.mark.slow
 @pytest.mark.parametrize('way', ['own', 'accelerate'])
 def test_command_line(way, tmp_path):
-    options = f'--preset openmoji32_ct --batch 8 --iterations 3 --device cpu --out_dir {tmp_path}'.split()
+    length, K = ('--minutes 0.001', 10) if way == 'own' else ('--iterations 3', 3)   # by the clock: the shortest run there is
+    options = f'--preset openmoji32_ct --batch 8 {length} --device cpu --out_dir {tmp_path}'.split()
     command = {'own': [sys.executable, '-m', 'consistency_nb.launch', '--num_processes', '2'],
                'accelerate': [sys.executable, '-m', 'accelerate.commands.launch', '--cpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '-m', 'consistency_nb.train']}[way]
     done = subprocess.run(command + options, env=environment(), capture_output=True, text=True, timeout=400, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert read_state(tmp_path/'checkpoint.safetensors')[0]['k'] == 3 and (tmp_path/'model.safetensors').stat().st_size > 10**6
+    assert read_state(tmp_path/'checkpoint.safetensors')[0]['k'] == K and (tmp_path/'model.safetensors').stat().st_size > 10**6
 
 @pytest.mark.slow
 def test_notebook_with_two_processes(tmp_path):
@@ -108,3 +109,12 @@ def test_notebook_with_two_processes(tmp_path):
     report = json.loads((tmp_path/'metrics.json').read_text())
     assert report['finished'] and report['iterations'] == 3 and (tmp_path/'samples.png').stat().st_size > 100
     assert '3/3' in (tmp_path/'out.ipynb').read_text(), 'the lines of the first process are shown'
+
+@pytest.mark.slow
+def test_two_machines(alone, tmp_path):
+    "Two starters with a process each, as on two nodes; here both live on one."
+    port = environments(1)[0]['MASTER_PORT']
+    code = f"import sys; from consistency_nb.launch import start; start(sys.argv[2:], 2, 2, int(sys.argv[1]), '127.0.0.1', {port})"
+    nodes = [subprocess.Popen([sys.executable, '-c', code, str(r), sys.executable, str(SCRIPT), '--out', str(tmp_path)]) for r in range(2)]
+    assert [p.wait(300) for p in nodes] == [0, 0]
+    same((json.loads((tmp_path/'losses.json').read_text()), read_state(tmp_path/'checkpoint.safetensors')[1]), alone)
