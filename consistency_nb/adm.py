@@ -156,12 +156,12 @@ def check_call(net: nn.Module, x: Tensor, c_noise: Tensor, y: Tensor | None):
     if c_noise.shape != x.shape[:1]: raise ValueError(f"c_noise has shape {tuple(c_noise.shape)}: pass ln(t)/4 of shape ({len(x)},)")
     if y is None and K is None: return
     if K is None: raise ValueError("this network knows no classes: leave y out")
-    want = f"class labels y of shape ({len(x)},), whole numbers (torch.long) in 0..{K - 1}"
-    if y is None: raise ValueError(f"this network knows {K} classes: pass {want}")
+    want = lambda: f"class labels y of shape ({len(x)},), whole numbers (torch.long) in 0..{K - 1}"   # only when it is needed: it would fix the batch size of a compiled network
+    if y is None: raise ValueError(f"this network knows {K} classes: pass {want()}")
     if y.shape != x.shape[:1] or y.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"y has shape {tuple(y.shape)} and dtype {y.dtype}: pass {want}")
+        raise ValueError(f"y has shape {tuple(y.shape)} and dtype {y.dtype}: pass {want()}")
     if y.device.type == 'cpu' and not torch.compiler.is_compiling() and ((y < 0) | (y >= K)).any():   # elsewhere a look would wait
-        raise ValueError(f"y holds labels from {y.min()} to {y.max()}: pass {want}")
+        raise ValueError(f"y holds labels from {y.min()} to {y.max()}: pass {want()}")
 
 # %% ../nbs/14_adm.ipynb #65c297ee
 class ADMUNet(nn.Module):

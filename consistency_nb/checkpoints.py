@@ -12,7 +12,6 @@ __all__ = ['NETS', 'KINDS', 'ON_HUB', 'WEIGHTS', 'OPENERS', 'from_pretrained', '
 import importlib, json, os, re, tempfile
 from functools import partial
 from pathlib import Path
-from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 import consistency_nb
@@ -104,14 +103,14 @@ def shipped() -> list[str]:
     "Names of the models that come with the package."
     return sorted(p.stem for p in WEIGHTS.glob('*.safetensors'))
 
-# %% ../nbs/18_checkpoints.ipynb #d0ed26e7
+# %% ../nbs/18_checkpoints.ipynb #6aef5ceb
 def find(
     name_or_path: str | Path,  # a shipped name, a file, a folder with model.safetensors or of a diffusers pipeline, or 'user/name' on the hub
 ) -> Path:  # a file, or the folder of a pipeline
     "What is meant."
     path, named = Path(name_or_path), WEIGHTS/f'{name_or_path}.safetensors'
     if not path.exists() and named.is_file(): return named
-    if not path.exists() and (not path.suffix or path.suffix not in OPENERS) and re.fullmatch(r'[\w.-]+/[\w.-]+', str(name_or_path)): path = fetch(str(name_or_path))
+    if not path.exists() and (not path.suffix or path.suffix not in OPENERS) and re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', str(name_or_path)): path = fetch(str(name_or_path))
     if (path/'model.safetensors').is_file(): return path/'model.safetensors'
     if path.is_file() or (path/'unet').is_dir(): return path
     raise FileNotFoundError(f"no model {str(name_or_path)!r}: give a file, a folder that holds model.safetensors, or one of: {', '.join(shipped())}")
@@ -258,6 +257,7 @@ def load_edm(
     "A teacher from NVlabs' EDM; nothing in the file is run. ValueError for files that want more than tensors, and for weights that do not fit."
     (tensors, known), name = ((source, {}), 'dict') if isinstance(source, dict) else (read_edm(source), Path(source).name)
     spec = net.spec if net is not None else edm_spec(tensors)
+    if spec['cls'] == 'ADMUNet': spec, net = spec | adm.EDM_CONVENTIONS, None   # whatever conventions `net` was made with
     convert = dict(SongUNet=ncsnpp, ADMUNet=adm)[spec['cls']].from_edm
     known = {k: known[k] for k in ('class_name', 'model_type', 'sigma_data') if k in known}
     model = publish(net, partial(make_net, spec), convert, tensors, 'Denoiser', source=name, qkv='channels_three -> three_heads', **known)
@@ -348,8 +348,7 @@ def to_onnx(
         x = torch.ones(B, spec['in_channels'], size, size, device=like.device).cumsum(-1) / size * t[:, None, None, None]
         return dict(x=x, t=t) | (dict(y=torch.arange(B, device=like.device) % spec['num_classes']) if spec.get('num_classes') else {})
     args, batch = inputs(2), torch.export.Dim('batch')
-    with patch.dict(type(model.net).forward.__globals__, check_call=lambda *args: None):   # sentences about the batch size would fix it in the graph
-        graph = torch.export.export(model.eval(), tuple(args.values()), dynamic_shapes={n: {0: batch} for n in args}, strict=True)
+    graph = torch.export.export(model.eval(), tuple(args.values()), dynamic_shapes={n: {0: batch} for n in args}, strict=True)
     torch.onnx.export(graph, dynamo=True, input_names=[*args], output_names=['image'], verbose=False).save(
         path, external_data=sum(p.nbytes for p in model.parameters()) > 1.5e9)
     return check_onnx(model, path, inputs(3), tolerance)

@@ -6,8 +6,8 @@
 __all__ = ['PERSISTENT', 'RECORDED', 'BUILT', 'DTYPES', 'wanted', 'Refused', 'read_pt', 'Record', 'Reader', 'tensor', 'state_of',
            'gather', 'plain', 'facts_of', 'read_edm', 'array', 'whole', 'read_flax']
 
-# %% ../nbs/17a_foreign.ipynb #5d21515e
-import io, math, mmap, pickle, re, zipfile
+# %% ../nbs/17a_foreign.ipynb #f4082ae3
+import io, math, mmap, pickle, re
 from functools import partial
 from pathlib import Path
 import torch
@@ -23,13 +23,13 @@ class Refused(ValueError):
     "A file asks for something that weights do not need."
     def __init__(self, name: str, what: str): super().__init__(f'{name} wants {what}, which weights do not need: it is refused, and nothing of it was run')
 
-# %% ../nbs/17a_foreign.ipynb #ae49ae26
+# %% ../nbs/17a_foreign.ipynb #852d4ce8
 def read_pt(
     path: str | Path,  # a file that torch.save wrote from a state dict
-) -> dict[str, Tensor]:  # name -> tensor, on the processor, mapped from the file where its format allows
+) -> dict[str, Tensor]:  # name -> tensor, on the processor
     "The tensors of a .pt file. A ValueError says what is wrong: cut short, more than tensors in it, or no state dict."
     path = Path(path)
-    try: d = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+    try: d = torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError: raise
     except Exception as e:
         if name := wanted(e): raise Refused(path.name, name) from None

@@ -1,5 +1,5 @@
 """Everyone's checkpoints: golden weights written in the published formats, opened, and compared with published outputs."""
-import gc, json, os, pickle, sys, types, warnings
+import json, os, sys, types
 from functools import partial
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 pytest.importorskip('msgpack')
 from consistency_nb import adm, checkpoints, ncsnpp
-from consistency_nb.checkpoints import (OPENAI, blank, from_diffusers, load, load_edm, load_jcm, load_openai, make_net, push_to_hub, save,
-                                        save_pretrained, to_diffusers, to_onnx)
+from consistency_nb.checkpoints import (OPENAI, blank, load, load_edm, load_jcm, load_openai, make_net, push_to_hub, save, save_pretrained,
+                                        to_diffusers, to_onnx)
 from consistency_nb.grid import levels_from_indices
 from consistency_nb.nets import UNet
 from consistency_nb.precond import Consistency, Denoiser
@@ -61,7 +61,7 @@ def test_openai_older_order_of_rows():
     assert (raw(wrong, g) - g['out.adm']).abs().max() > 0.02
     assert right.facts['qkv'] == 'heads_three -> three_heads'
 
-def published_names(net): 
+def published_names(net):
     names = adm.layer_names(net, 'openai')
     return {f"{names[n.rpartition('.')[0]]}.{n.rpartition('.')[2]}": v for n, v in net.state_dict().items()}
 
@@ -81,13 +81,13 @@ def test_openai_refusals(tmp_path):
     torch.save(d, tmp_path/'model.pt')
     torch.save(d, tmp_path/'ct_cat256.pt')
     with pytest.raises(ValueError, match="model.pt is not one of edm_imagenet64_ema, .* pass kind="): load(tmp_path/'model.pt')
-    with pytest.raises(ValueError, match='ct_cat256.pt: .*lsun|ct_cat256.pt: missing entries: '): load(tmp_path/'ct_cat256.pt')
+    with pytest.raises(ValueError, match='ct_cat256.pt: missing entries: '): load(tmp_path/'ct_cat256.pt')
     with pytest.raises(ValueError, match='weights with 32 channels at the input fit neither'): load_openai(d)
     with pytest.raises(ValueError, match='weights with 0 channels'): load_openai({'a': torch.zeros(1)})
     with pytest.raises(ValueError, match="kind='teacher'; valid ones are: Denoiser, Consistency"): load_openai(d, net=small(), kind='teacher')
     for change in (lambda d: d.pop('out.2.bias'), lambda d: d.update(x=torch.zeros(1)), lambda d: d.update({'out.2.bias': torch.zeros(4)})):
         change(e := dict(d))
-        with pytest.raises(ValueError, match='^dict: .*(out.2.bias|x);? '): load_openai(e, net=small())
+        with pytest.raises(ValueError, match='^dict: .*the first is (out.2.bias|x)[;,]'): load_openai(e, net=small())
     with pytest.raises(ValueError, match='another shape'): load_openai(d, net=small(model_channels=64))
 
 def test_memory():
@@ -134,6 +134,7 @@ def test_edm_refusals(tmp_path):
     d.pop('model.dec.32x32_aux_conv.bias')
     with pytest.raises(ValueError, match='a.pkl: .*dec.32x32_aux_conv.bias'): load(write_edm(tmp_path/'a.pkl', ema=edm_network(d)))
 
+@pytest.mark.filterwarnings('ignore:Detected pickle protocol')
 def test_hostile(tmp_path):
     class Evil:
         def __reduce__(self): return os.system, (f'touch {tmp_path}/owned',)
@@ -207,7 +208,7 @@ def test_from_diffusers(pipeline):
     file = pipeline/'unet'/'diffusion_pytorch_model.safetensors'
     torch.save(load_file(file), file.with_suffix('.bin'))
     file.unlink()
-    assert_close(raw(from_diffusers(pipeline), g), raw(f, g))
+    assert_close(raw(load(pipeline), g), raw(f, g))
 
 @pytest.mark.parametrize('name, content, says', [
     ('model_index.json', {'_class_name': 'DDPMPipeline'}, 'model_index.json describes a DDPMPipeline, not a ConsistencyModelPipeline'),
@@ -237,7 +238,7 @@ def test_to_diffusers(tmp_path, monkeypatch, case, N, ts):
     to_diffusers(f, tmp_path/'p', num_train_timesteps=N)
     pipe = ConsistencyModelPipeline.from_pretrained(tmp_path/'p', low_cpu_mem_usage=False)
     pipe.set_progress_bar_config(disable=True)
-    noise, y = g[f'in.pipeline.{case}.noise'], LABELS[case]
+    noise, y = g[f'in.pipeline.{case}.noise'], g['in.class_labels'][:2].tolist()
     draws = iter(noise)
     monkeypatch.setattr(module, 'randn_tensor', lambda *args, **kwargs: next(draws).clone())
     images = pipe(batch_size=2, class_labels=y, latents=g[f'in.pipeline.{case}.latents'], output_type='pt',
@@ -246,8 +247,6 @@ def test_to_diffusers(tmp_path, monkeypatch, case, N, ts):
     levels = levels_from_indices([0, ts[0], N - 1], N) if ts else torch.tensor([80.])
     x = multistep(lambda x, t: f(x, t, torch.tensor(y)), g[f'in.pipeline.{case}.latents'] * 80, levels, noise=noise[:len(levels) - 1])
     assert_close((x / 2 + 0.5).clamp(0, 1), images, atol=1e-4, rtol=0)
-
-LABELS = dict(onestep=[9, 6], two_steps=[9, 6], two_steps_ct=[9, 6])
 
 def test_diffusers_there_and_back(pipeline, tmp_path):
     f = load(pipeline)
@@ -266,17 +265,16 @@ def test_to_diffusers_refusals(tmp_path):
 
 # ---- ONNX
 
-NETS = dict(unet=lambda: UNet(channels=(8,), blocks=1, attention=(0,), num_classes=3),
-            adm=lambda: adm.ADMUNet(8, 32, (1,), 1, (8,), num_head_channels=32, num_classes=4),
-            ncsnpp=lambda: ncsnpp.SongUNet(8, 8, (1, 1), 1, (4,), num_classes=3, augment_dim=9),
-            ddpmpp=lambda: ncsnpp.ddpmpp(image_size=8, model_channels=8, channel_mult=(1, 1), num_blocks=1, attn_resolutions=(4,)))
+NETS = dict(adm=lambda: adm.ADMUNet(8, 32, (1,), 1, (8,), num_head_channels=32, num_classes=4),   # a UNet is on the page
+            ncsnpp=lambda: ncsnpp.SongUNet(8, 8, (1, 1), 1, (4,), augment_dim=9))
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize('name', [n if n == 'adm' else pytest.param(n, marks=pytest.mark.slow) for n in NETS])
+@pytest.mark.parametrize('name', NETS)
 def test_onnx(tmp_path, name):
     pytest.importorskip('onnxscript'); ort = pytest.importorskip('onnxruntime')
     net = randomised(NETS[name]())
-    f = (Denoiser if name == 'ddpmpp' else Consistency)(net)
+    f = (Denoiser if name == 'adm' else Consistency)(net)
     assert to_onnx(f, tmp_path/'a.onnx', image_size=8) < 1e-5
     session = ort.InferenceSession(str(tmp_path/'a.onnx'))
     classes = net.spec['num_classes']
