@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'descend', 'soon', 'promote', 'accelerator', 'portions', 'Run', 'gradient', 'any_of', 'diagnosis',
-           'run_state', 'set_run_state', 'write_checkpoint', 'say', 'resume', 'Meter', 'log_line', 'Stop', 'give_up',
-           'loop', 'calibrate', 'run_folder', 'fit']
+           'run_state', 'set_run_state', 'write_checkpoint', 'say', 'resume', 'Meter', 'log_line', 'mend', 'Stop',
+           'give_up', 'loop', 'calibrate', 'run_folder', 'fit']
 
 # %% ../nbs/17_train.ipynb #d8bfcd11
 import copy, dataclasses, json, math, runpy, signal, threading, time
@@ -19,7 +19,7 @@ import torch.distributed as dist
 from accelerate import Accelerator, InitProcessGroupKwargs
 from .core import mix_seed
 from .ema import EMA
-from .data import Images, check_sigma_data
+from .data import Images, check_sigma_data, write_whole
 from .files import latest_state, what_remains, write_state
 from .presets import Preset
 from .objective import Objective, autocast_dtype, ema_at, levels_at, lr_at, mu_at, noise, wrap
@@ -220,10 +220,25 @@ def log_line(
     p, left = run.p, (run.K - run.k) / rate
     record = dict(step=run.k, of=run.K, images=run.k * p.batch, images_per_s=round(rate * p.batch, 2), lr=lr_at(p, run.k - 1, run.K), **seen)
     if p.method != 'edm': record['N'] = levels_at(p, run.k - 1, run.K)
-    with open(out/'metrics.jsonl', 'a') as f: f.write(json.dumps(record) + '\n')
+    try:
+        with open(out/'metrics.jsonl', 'a', encoding='utf-8') as f: f.write(json.dumps(record) + '\n')
+    except OSError as e: raise OSError(f'could not write metrics.jsonl ({e}); {what_remains(out/"checkpoint.safetensors")}; make room on the disk, and make the same call again') from e
     print(f"{run.k:>7,}/{run.K:,}  loss {record['loss']:.4f}  {record['images_per_s']:.0f} images/s"
           + (f"  N {record['N']}" if 'N' in record else '') + f"  {left // 60:.0f} min {left % 60:02.0f} s left", flush=True)
     return record
+
+# %% ../nbs/17_train.ipynb #b30b33d9
+def mend(
+    path: Path,  # metrics.jsonl, or not there
+    k: int,      # step from which the run goes on
+):
+    "Drop the lines of steps after k, and torn ones."
+    def good(line):
+        try: return json.loads(line)['step'] <= k
+        except (ValueError, KeyError, TypeError): return False
+    lines = path.read_text(encoding='utf-8', errors='replace').splitlines(keepends=True) if path.exists() else []
+    kept = [s for s in lines if s.endswith('\n') and good(s)]
+    if kept != lines: write_whole(path, lambda p: p.write_text(''.join(kept), encoding='utf-8'))
 
 # %% ../nbs/17_train.ipynb #47f5f79d
 class Stop:
@@ -256,6 +271,7 @@ def loop(
     meter, path, k_log, main = Meter(run.acc.device), out/'checkpoint.safetensors', run.k, run.acc.is_main_process
     last_log = last_save = time.perf_counter()
     began = last_log - run.seconds
+    if main: mend(out/'metrics.jsonl', run.k)
     with Stop() as stop:
         ends = run.k >= run.K
         while not ends:
