@@ -10,7 +10,7 @@ export JUPYTER_PREFER_ENV_PATH = 1
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help test docs lab clean $(RUNS)
+.PHONY: help test test-all docs lab clean $(RUNS)
 
 help:
 	@echo "make train_edm   train the teacher: a diffusion model"
@@ -20,7 +20,8 @@ help:
 	@echo "make generate    draw images from a model"
 	@echo "make edit_images fill in, colour, sharpen, repaint pictures (ARGS='-p task inpaint -p image my.png')"
 	@echo "make benchmark   measure speed against the plainest code"
-	@echo "make test        run all tests"
+	@echo "make test        run the tests"
+	@echo "make test-all    and the slow ones: installation, many processes, kills"
 	@echo "make docs        build the site into _docs/ and README.md (ARGS=--strict: fail on any warning)"
 	@echo "make lab         open the notebooks in JupyterLab"
 	@echo "make clean       remove what was built; runs/ and .venv stay"
@@ -50,6 +51,9 @@ $(RUNS): $(VENV)/.train
 	@if [ -f runs/$@/samples.png ]; then echo "pictures: runs/$@/samples.png"; fi
 
 test: $(VENV)/.dev
+	$(BIN)/python -m pytest tests -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest tests $(ARGS)
 
 docs: $(VENV)/.dev

@@ -11,9 +11,10 @@ MODULES = sorted(p for p in LIB.glob('*.py') if p.stem in NUMBER)
 MAY = {  # besides core, which all may import
     'core': '', 'oracle': '', 'pfode': '', 'grid': '', 'solvers': 'pfode grid', 'precond': '', 'sample': 'grid',
     'distances': '', 'schedules': '', 'losses': 'pfode grid solvers distances', 'continuous': 'pfode', 'ema': '', 'nets': '',
-    'ncsnpp': 'nets', 'adm': 'nets', 'folders': '', 'data': 'folders', 'presets': '',
-    'train': 'grid precond schedules losses continuous ema data presets', 'foreign': '', 'checkpoints': 'precond nets ncsnpp adm foreign',
-    'cost': 'presets checkpoints', 'edit': 'grid sample', 'evaluate': '', 'viz': ''}
+    'ncsnpp': 'nets', 'adm': 'nets', 'folders': '', 'data': 'folders', 'presets': '', 'files': '',
+    'objective': 'grid precond schedules losses continuous presets', 'train': 'ema data presets files objective',
+    'foreign': '', 'checkpoints': 'precond nets ncsnpp adm foreign', 'cost': 'presets checkpoints',
+    'launch': 'solvers distances data presets train checkpoints', 'edit': 'grid sample', 'evaluate': '', 'viz': ''}
 HEAVY = {'torchvision', 'matplotlib', 'accelerate', 'safetensors', 'lpips', 'nbdev', 'fastcore', 'IPython'}
 
 def imports(nodes):

@@ -1,0 +1,63 @@
+"A small training run, as a script that the tests start, alone or in several processes, and hurt."
+import argparse, json, os, signal, sys, time
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from consistency_nb.data import Images
+from consistency_nb.distances import l2
+from consistency_nb.launch import follow_parent
+from consistency_nb.presets import override, preset
+from consistency_nb.train import Run, fit
+
+ROOT = Path(__file__).resolve().parent.parent
+
+class Net(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, 3, 3, padding=1)
+        self.dropout = 0.
+    def forward(self, x, c, y=None):
+        h = torch.tanh(self.a(x) + c[:, None, None, None])
+        return self.c(nn.functional.dropout(torch.tanh(self.b(h)), self.dropout, self.training))
+
+DATA = Images(torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)), 'tiny')
+
+def tiny(method='ct', **changes):
+    "A preset for `Net`; 'ct' with a target, others as they come."
+    own = dict(ct=dict(mu=0.9), edm=dict(mu=0.), pd=dict(mu=0., growth=(), s0=4))[method]
+    return override(preset('openmoji32_ct'), **{**dict(method=method, batch=8, iterations=12, lr=1e-3, ema=0.9, sigma_data=0.58), **own, **changes})
+
+def train(p, out, device='cpu', width=8, **args):
+    torch.manual_seed(0)
+    return fit(p, Net(width), DATA, out, distance=l2, device=device, **args)
+
+def environment(**more): return {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', **more}
+
+def main():
+    a = argparse.ArgumentParser()
+    for n, t, d in (('out', str, None), ('preset', str, '{}'), ('accumulate', int, 1), ('width', int, 8), ('save_every', float, 0.), ('die', str, ''), ('pause', float, 0.)): a.add_argument(f'--{n}', type=t, default=d)
+    a = a.parse_args()
+    torch.set_num_threads(1)
+    follow_parent()
+    rank, p, seen = os.environ.get('RANK', '0'), tiny(**json.loads(a.preset)), []
+    who, at, how = a.die.split(':') if a.die else ('', '0', '')   # such as 1:5:kill, process 1 in step 5
+    step = Run.step
+    def hurt(run):
+        if rank == who and run.k == int(at):
+            if how == 'kill': os.kill(os.getpid(), signal.SIGKILL)
+            if how == 'raise': raise RuntimeError('the disk of this machine is gone')
+            if how == 'nan':
+                batch = run.data.batch
+                run.data.batch = lambda *args: batch(*args) * float('nan')
+        time.sleep(a.pause)
+        loss, t = step(run)
+        seen.append(run.acc.gather(loss).mean().item())
+        return loss, t
+    Run.step = hurt
+    run = train(p, a.out, width=a.width, accumulate=a.accumulate, log_every=0.2, save_every=a.save_every)
+    if rank == '0': (Path(a.out)/'losses.json').write_text(json.dumps(seen))
+
+if __name__ == '__main__': main()
