@@ -31,8 +31,7 @@ class Preset:
     rho: float = 7.            # exponent of the grid
     N: int = 18                # levels of the grid, when it is fixed
     growth: tuple = ()         # levels of the grid in stages of equal length, when it grows
-    s0: int = 0                # CT, PD: intervals at the start; 0 for a fixed or staged grid
-    s1: int = 0                # CT: intervals at the end
+    s0: int = 0; s1: int = 0   # CT, PD: intervals at the start; CT: and at the end; 0 for a fixed or staged grid
     mu0: float = 0.            # CT: the target's averaging rate at the start
     mu: float = 0.             # the target's averaging rate, when it is fixed; 0: the target is the model itself
     ema: float = 0.9999        # averaging rate of the weights that are evaluated
@@ -41,8 +40,7 @@ class Preset:
     distance: str = 'l2'       # 'l1', 'l2', 'pseudo_huber' or 'lpips'
     huber_c: float = 0.        # pseudo-Huber's c; 0 for iCT's 0.00054 sqrt(dimension)
     draw: str = 'uniform'      # law of the interval: 'uniform' or 'lognormal'
-    t_mean: float = -1.2       # mean of ln t of the log-normal law (EDM: -1.2; iCT: -1.1)
-    t_std: float = 1.2         # its standard deviation (EDM: 1.2; iCT: 2.0)
+    t_mean: float = -1.2; t_std: float = 1.2  # mean and standard deviation of ln t in the log-normal law (EDM's; iCT: -1.1, 2.0)
     weight: str = 'uniform'    # 'uniform' or 'inverse_gap'
     init: str = 'random'       # 'random', 'teacher', or the name of a model whose weights begin the run
     teacher: str = ''          # CD, PD: name or file of the denoiser that is distilled

@@ -22,7 +22,6 @@ try: import nbdev
 except ImportError: print("alone")
 '''
 
-@pytest.mark.slow
 def test_install(tmp_path):
     src, target = tmp_path/'src', tmp_path/'target'
     src.mkdir()

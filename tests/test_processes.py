@@ -35,7 +35,6 @@ def alone(tmp_path_factory):
 
 def test_two_processes(alone, tmp_path): same(run(tmp_path, 2), alone)
 
-@pytest.mark.slow
 def test_four_processes(alone, tmp_path): same(run(tmp_path, 4), alone)
 
 @pytest.mark.slow
