@@ -61,7 +61,7 @@ def same_type(name: str, old, new):
 
 def override(
     preset: Preset,
-    **changes,  # new values of its fields
+    **changes,
 ) -> Preset:
     "A copy of `preset` with some fields changed; unknown names and wrong types are refused."
     fields = {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset)}
