@@ -343,7 +343,8 @@ def test_hub_pipeline(pipeline, tmp_path, monkeypatch, weights_file):
     assert type(f) is Consistency and f.facts['source'] == 'openai/diffusers-cd_imagenet64_l2'
     assert len(asked) == (2 if weights_file == 'bin' else 1) and ('unet/diffusion_pytorch_model.bin' in asked[-1]) == (weights_file == 'bin')
 
-def test_hub_out_of_reach(monkeypatch):
+def test_hub_out_of_reach(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     def snapshot_download(repo_id, allow_patterns): raise ConnectionError('no route')
     hub(monkeypatch, snapshot_download=snapshot_download)
     with pytest.raises(FileNotFoundError, match="no file or folder 'user/name', and as a repository it cannot be fetched .* connection .ConnectionError: no route"): load('user/name')
