@@ -231,8 +231,7 @@ class SongUNet(nn.Module):
         self.embed = NoiseEmbedding(features, 4 * c, embedding, fourier_scale)
         self.label = xavier(nn.Linear(num_classes, features)) if num_classes else None
         self.augment = xavier(nn.Linear(augment_dim, features, bias=False)) if augment_dim else None
-        self.conv_in = xavier(nn.Conv2d(in_channels, c, 3, padding=1))
-        first, last = c * channel_mult[0], c * channel_mult[-1]
+        self.conv_in, first, last = xavier(nn.Conv2d(in_channels, c, 3, padding=1)), c * channel_mult[0], c * channel_mult[-1]
         self.down, self.pyramid, skips = down_path(s, stage)
         self.mid, self.up = nn.ModuleList([stage(last, last, attend=True), stage(last, last)]), up_path(s, skips, stage)
         self.norm_out, self.conv_out = group_norm(first), xavier(nn.Conv2d(first, in_channels, 3, padding=1), 1e-5)
