@@ -144,10 +144,13 @@ def test_sigterm_saves_and_exits_0(tmp_path):
 def test_kill_in_the_middle_of_writing(tmp_path):
     "A checkpoint of 16 MB after every step: kills at any moment, and two that are aimed at the writing of one."
     part, (latest, older), hits, reached = tmp_path/'.checkpoint.safetensors', files(tmp_path), 0, 0
+    def written():   # the name is gone for an instant while the files change places
+        try: return latest.stat().st_mtime_ns
+        except FileNotFoundError: return 0
     for delay in (0., 0.03, None, 0.1, None, 0.3):
-        old = latest.stat().st_mtime_ns if latest.exists() else 0
+        old = written()
         p, until = start(tmp_path, width=WIDE, preset=dict(iterations=5000)), time.monotonic() + 200
-        while not (latest.exists() and latest.stat().st_mtime_ns > old) and p.poll() is None and time.monotonic() < until: time.sleep(0.005)
+        while written() <= old and p.poll() is None and time.monotonic() < until: time.sleep(0.005)
         if delay is None:
             while not part.exists() and p.poll() is None and time.monotonic() < until: time.sleep(0.0005)
         else: time.sleep(delay)
