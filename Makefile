@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
-RUNS := train_edm train_cd train_ct train_pd generate edit_images benchmark
+RUNS := train_edm train_cd train_ct train_pd generate edit_images tune_levels benchmark
 
 export JUPYTER_PREFER_ENV_PATH = 1
 export PYTHONUNBUFFERED = 1
@@ -19,6 +19,7 @@ help:
 	@echo "make train_pd    progressive distillation, the baseline"
 	@echo "make generate    draw images from a model"
 	@echo "make edit_images fill in, colour, sharpen, repaint pictures (ARGS='-p task inpaint -p image my.png')"
+	@echo "make tune_levels search the noise levels for two and more calls"
 	@echo "make benchmark   measure speed against the plainest code"
 	@echo "make test        run the tests"
 	@echo "make test-all    and the slow ones: installation, many processes, kills"

@@ -21,6 +21,7 @@ from . import adm, ncsnpp
 from .foreign import read_edm, read_flax, read_pt
 from .nets import UNet
 from .precond import Consistency, Denoiser
+from .sample import draw
 
 # %% ../nbs/18_checkpoints.ipynb #e718dad0
 NETS = dict(UNet=UNet, SongUNet=ncsnpp.SongUNet, ADMUNet=adm.ADMUNet)  # the networks a file may name
@@ -161,7 +162,7 @@ def load(
     if 'source' in model.facts and not Path(name_or_path).exists(): model.facts['source'] = str(name_or_path)   # on the hub
     return place(model, device)
 
-from_pretrained = load
+from_pretrained, Denoiser.sample = load, draw   # and so `load(name).sample(n, steps=2)`
 
 # %% ../nbs/18_checkpoints.ipynb #1213dfb2
 CARD = '---\nlibrary_name: consistency_nb\ntags: [consistency-model]\n---\n\n    from consistency_nb.checkpoints import load\n    model = load({!r})\n'

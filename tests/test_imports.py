@@ -9,11 +9,11 @@ LIB = ROOT/'consistency_nb'
 NUMBER = {m[2]: m[1] for p in (ROOT/'nbs').glob('*.ipynb') if (m := re.match(r'(\d+[a-z]?)_(\w+)$', p.stem))}
 MODULES = sorted(p for p in LIB.glob('*.py') if p.stem in NUMBER)
 MAY = {  # besides core, which all may import
-    'core': '', 'oracle': '', 'pfode': '', 'grid': '', 'solvers': 'pfode grid', 'precond': '', 'sample': 'grid',
+    'core': '', 'oracle': '', 'pfode': '', 'grid': '', 'solvers': 'pfode grid', 'precond': '', 'sample': 'grid solvers',
     'distances': '', 'schedules': '', 'losses': 'pfode grid solvers distances', 'continuous': 'pfode', 'ema': '', 'nets': '',
     'ncsnpp': 'nets', 'adm': 'nets', 'folders': '', 'data': 'folders', 'presets': '', 'files': '',
     'objective': 'grid precond schedules losses continuous presets', 'train': 'ema data presets files objective',
-    'foreign': '', 'checkpoints': 'precond nets ncsnpp adm foreign', 'cost': 'presets checkpoints',
+    'foreign': '', 'checkpoints': 'precond sample nets ncsnpp adm foreign', 'cost': 'presets checkpoints',
     'launch': 'solvers distances data presets train checkpoints', 'edit': 'grid sample', 'evaluate': '', 'viz': ''}
 HEAVY = {'torchvision', 'matplotlib', 'accelerate', 'safetensors', 'lpips', 'nbdev', 'fastcore', 'IPython'}
 

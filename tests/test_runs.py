@@ -5,6 +5,7 @@ from pathlib import Path
 import papermill, pytest
 import torch
 from safetensors.torch import load_file
+from consistency_nb.checkpoints import load
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = dict(iterations=8, minutes=0, samples=0, device='cpu')
@@ -25,6 +26,13 @@ def test_generate_notebook(tmp_path):
     run('generate', tmp_path, n=5, steps=2, batch=3, device='cpu')
     images = np.load(tmp_path/'images.npz')['arr_0']
     assert images.shape == (5, 32, 32, 3) and images.dtype == np.uint8 and images.std() > 20
+
+def test_levels_that_are_found_are_used(tmp_path):
+    run('tune_levels', tmp_path, steps=2, samples=4, seed=9, N=5, device='cpu')
+    report, f = json.loads((tmp_path/'metrics.json').read_text()), load(tmp_path)
+    found = report['steps']['2']
+    assert report['tried'] >= 3 and tuple(f.facts['levels']['2']) == tuple(found['levels'])
+    torch.testing.assert_close(f.sample(2, steps=2), load('openmoji32-cd').sample(2, levels=found['levels']))
 
 def test_edit_notebook(tmp_path):
     import numpy as np
