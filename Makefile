@@ -4,13 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
-RUNS := train_edm train_cd train_ct train_pd generate edit_images tune_levels benchmark
+RUNS := train_edm train_cd train_ct train_pd generate edit_images tune_levels evaluate_model benchmark
 
 export JUPYTER_PREFER_ENV_PATH = 1
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-all docs lab clean $(RUNS)
+.PHONY: help test test-all faults docs lab clean $(RUNS)
 
 help:
 	@echo "make train_edm   train the teacher: a diffusion model"
@@ -20,9 +20,11 @@ help:
 	@echo "make generate    draw images from a model"
 	@echo "make edit_images fill in, colour, sharpen, repaint pictures (ARGS='-p task inpaint -p image my.png')"
 	@echo "make tune_levels search the noise levels for two and more calls"
+	@echo "make evaluate_model measure quality against calls and seconds, and look for copies (ARGS='-p samples 2000')"
 	@echo "make benchmark   measure speed against the plainest code"
 	@echo "make test        run the tests"
 	@echo "make test-all    and the slow ones: installation, many processes, kills"
+	@echo "make faults      hurt training runs, and write what was seen to nbs/faults.json"
 	@echo "make docs        build the site into _docs/ and README.md (ARGS=--strict: fail on any warning)"
 	@echo "make lab         open the notebooks in JupyterLab"
 	@echo "make clean       remove what was built; runs/ and .venv stay"
@@ -56,6 +58,10 @@ test: $(VENV)/.dev
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest tests $(ARGS)
+
+faults: $(VENV)/.dev
+	rm -f nbs/faults.json
+	FAULTS=$(CURDIR)/nbs/faults.json $(BIN)/python -m pytest tests/test_faults.py tests/test_processes.py $(ARGS)
 
 docs: $(VENV)/.dev
 	$(BIN)/python tools/docs.py $(ARGS)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WHOSE', 'OUTER', 'INNER', 'OPENAI_CONVENTIONS', 'EDM_CONVENTIONS', 'timestep_embedding', 'ADMEmbedding', 'group_norm',
-           'ADMBlock', 'ADMAttention', 'Step', 'walk', 'check_adm', 'ADMStage', 'check_call', 'ADMUNet', 'imagenet64',
-           'lsun256', 'layer_names', 'qkv_rows', 'check_conventions', 'from_openai', 'from_edm', 'from_diffusers',
+           'ADMBlock', 'ADMAttention', 'Step', 'walk', 'check_adm', 'ADMStage', 'ADMUNet', 'imagenet64', 'lsun256',
+           'layer_names', 'qkv_rows', 'check_conventions', 'from_openai', 'from_edm', 'from_diffusers',
            'diffusers_config', 'to_diffusers', 'spec_from_diffusers']
 
 # %% ../nbs/14_adm.ipynb #7984e60d
@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from .nets import Attention, zero_init
+from .core import check_numbers
+from .nets import Attention, check_inputs, zero_init
 
 # %% ../nbs/14_adm.ipynb #ad1e5ee1
 def timestep_embedding(
@@ -49,6 +50,7 @@ def group_norm(
     least: int = 1,  # channels of a group at least: 1 (OpenAI) or 4 (NVlabs)
 ) -> nn.GroupNorm:
     "Group norm with 32 groups, or fewer where a group would have less than `least` channels."
+    check_numbers(whole=True, least=1, most=2**20, channels=channels)
     groups = max(1, min(32, channels // least))
     if channels % groups:
         raise ValueError(f"{channels} channels cannot be split into {groups} equal groups: choose model_channels so that every width is a multiple of {groups}")
@@ -123,8 +125,9 @@ def check_adm(
     counts = {k: spec[k] for k in ('image_size', 'model_channels', 'num_res_blocks', 'num_head_channels', 'in_channels', 'group_channels')}
     counts |= {f'channel_mult[{i}]': m for i, m in enumerate(mult)} | {f'attention_resolutions[{i}]': r for i, r in enumerate(att)}
     if spec['num_classes'] is not None: counts['num_classes'] = spec['num_classes']
-    bad = [f'{k}={v!r}' for k, v in counts.items() if type(v) is not int or v < 1]
-    if bad or not mult: raise ValueError(f"{', '.join(bad) or 'channel_mult is empty'}: pass whole numbers, at least 1")
+    bad = [f'{k}={v!r}' for k, v in counts.items() if type(v) is not int or not 1 <= v <= (100 if k == 'num_res_blocks' else 2**16)]
+    if bad or not mult: raise ValueError(f"{', '.join(bad) or 'channel_mult is empty'}: pass whole numbers, at least 1 and not huge")
+    check_numbers(most=1e9, label_scale=spec['label_scale']); check_numbers(dropout=spec['dropout'])
     if not 0 <= spec['dropout'] < 1: raise ValueError(f"dropout={spec['dropout']}: pass a share in [0, 1)")
     if size % 2**(len(mult) - 1):
         raise ValueError(f"image_size {size} cannot be halved {len(mult) - 1} times: choose a multiple of {2**(len(mult) - 1)}, or fewer entries in channel_mult")
@@ -146,22 +149,6 @@ class ADMStage(nn.Module):
         self.attend = ADMAttention(s.cout, spec['num_head_channels'], least) if s.attend else nn.Identity()
     def forward(self, x: Tensor, emb: Tensor, *skip: Tensor) -> Tensor:
         return self.attend(self.block(torch.cat([x, *skip], 1) if skip else x, emb))
-
-# %% ../nbs/14_adm.ipynb #6d4016d6
-def check_call(net: nn.Module, x: Tensor, c_noise: Tensor, y: Tensor | None):
-    "Refuse inputs that would fail deep inside an `ADMUNet`, or would not fail at all."
-    side, C, K = 2**(len(net.spec['channel_mult']) - 1), net.spec['in_channels'], net.spec['num_classes']
-    if x.ndim != 4 or x.shape[1] != C or x.shape[2] % side or x.shape[3] % side:
-        raise ValueError(f"x has shape {tuple(x.shape)}: pass (B, {C}, H, W) with H and W multiples of {side}")
-    if c_noise.shape != x.shape[:1]: raise ValueError(f"c_noise has shape {tuple(c_noise.shape)}: pass ln(t)/4 of shape ({len(x)},)")
-    if y is None and K is None: return
-    if K is None: raise ValueError("this network knows no classes: leave y out")
-    want = lambda: f"class labels y of shape ({len(x)},), whole numbers (torch.long) in 0..{K - 1}"   # only when it is needed: it would fix the batch size of a compiled network
-    if y is None: raise ValueError(f"this network knows {K} classes: pass {want()}")
-    if y.shape != x.shape[:1] or y.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"y has shape {tuple(y.shape)} and dtype {y.dtype}: pass {want()}")
-    if y.device.type == 'cpu' and not torch.compiler.is_compiling() and ((y < 0) | (y >= K)).any():   # elsewhere a look would wait
-        raise ValueError(f"y holds labels from {y.min()} to {y.max()}: pass {want()}")
 
 # %% ../nbs/14_adm.ipynb #65c297ee
 class ADMUNet(nn.Module):
@@ -192,7 +179,7 @@ class ADMUNet(nn.Module):
         self.norm_out, self.conv_out = group_norm(c, group_channels), zero_init(nn.Conv2d(c, in_channels, 3, padding=1))
 
     def forward(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None) -> Tensor:  # images, (B,) ln(t)/4, (B,) long -> like x
-        check_call(self, x, c_noise, y)
+        check_inputs(x, c_noise, y, self.spec['in_channels'], 2**(len(self.spec['channel_mult']) - 1), self.spec['num_classes'])
         again = self.checkpointing and torch.is_grad_enabled()
         run = (lambda stage, *args: checkpoint(stage, *args, use_reentrant=False)) if again else (lambda stage, *args: stage(*args))
         emb = F.silu(self.embed(c_noise) if y is None else self.embed(c_noise) + self.label(y))
@@ -276,6 +263,7 @@ def _keys(names, whose, name):
 
 def _convert(net, tensors, whose, order):
     "Published entries as a state dict of `net`."
+    if not isinstance(tensors, dict): raise ValueError(f"{type(tensors).__name__} holds no weights: pass a dict of names and tensors")
     tensors = {n.removeprefix('model.'): v for n, v in tensors.items() if not n.endswith('resample_filter')}
     names, want, out, shapes = layer_names(net, whose), net.state_dict(), {}, []
     keys = {name: _keys(names, whose, name) for name in want}

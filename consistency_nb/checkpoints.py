@@ -18,6 +18,7 @@ import consistency_nb
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from . import adm, ncsnpp
+from .core import check_numbers, find_device
 from .foreign import read_edm, read_flax, read_pt
 from .nets import UNet
 from .precond import Consistency, Denoiser
@@ -31,6 +32,7 @@ def make_net(
     spec: dict,  # 'cls', one of NETS, and the arguments of that network
 ) -> nn.Module:
     "The network that `spec` describes, with its first weights."
+    if not isinstance(spec, dict): raise ValueError(f"spec is {type(spec).__name__}: pass a dict with 'cls' and the arguments of the network")
     args = dict(spec)
     cls = args.pop('cls', None)
     if cls not in NETS: raise ValueError(f"unknown network {cls!r}; valid ones are: {', '.join(NETS)}")
@@ -52,7 +54,7 @@ def fill(net: nn.Module, state: dict, assign: bool = True):
 
 def place(model: Denoiser, device=None) -> Denoiser:
     "Ready to be called: on its device, in eval mode, without gradients."
-    return model.to(device or 'cpu', memory_format=torch.channels_last).eval().requires_grad_(False)
+    return model.to(find_device(device or 'cpu'), memory_format=torch.channels_last).eval().requires_grad_(False)
 
 # %% ../nbs/18_checkpoints.ipynb #bf7b5e66
 def save(
@@ -63,6 +65,7 @@ def save(
 ):
     "Write weights and description under a temporary name, then rename."
     path = Path(path)
+    if not isinstance(model, Denoiser) or not hasattr(model.net, 'spec'): raise ValueError('pass a Denoiser or a Consistency around a network with a spec, such as UNet')
     if path.suffix != '.safetensors': raise ValueError(f'{path.name}: a model is stored as .safetensors')
     about = dict(kind=type(model).__name__, net=model.net.spec, sigma_data=model.sigma_data, facts=getattr(model, 'facts', {}) | facts)
     if isinstance(model, Consistency): about |= dict(eps=model.eps, T=model.T)
@@ -324,7 +327,8 @@ def to_diffusers(
 ):
     "Write the folder of a ConsistencyModelPipeline that computes the same. ValueError for what diffusers cannot represent."
     if type(model) is not Consistency or not isinstance(model.net, adm.ADMUNet):
-        raise ValueError(f'a {PIPELINE} holds a Consistency around an ADMUNet, not a {type(model).__name__} around a {type(model.net).__name__}')
+        raise ValueError(f'a {PIPELINE} holds a Consistency around an ADMUNet, not a {type(model).__name__} around a {type(getattr(model, "net", None)).__name__}')
+    if num_train_timesteps is not None: check_numbers(whole=True, least=2, num_train_timesteps=num_train_timesteps)
     path, N = Path(path), num_train_timesteps or getattr(model, 'facts', {}).get('num_train_timesteps', 40)
     scheduler = dict(_class_name=SCHEDULER, num_train_timesteps=N, sigma_min=model.eps, sigma_max=model.T, sigma_data=model.sigma_data, s_noise=1., rho=7., clip_denoised=True)
     index = dict(_class_name=PIPELINE, unet=['diffusers', 'UNet2DModel'], scheduler=['diffusers', SCHEDULER])

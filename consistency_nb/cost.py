@@ -6,11 +6,12 @@
 __all__ = ['forward_cost', 'passes', 'lpips_flops', 'copies', 'images_per_device', 'matmul_rate', 'Cost', 'estimate']
 
 # %% ../nbs/18a_cost.ipynb #46015beb
-import time
+import math, time
 from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from .core import check_numbers, find_device
 from .checkpoints import make_net
 from .presets import Preset
 
@@ -28,9 +29,11 @@ def forward_cost(
     return float(flops.get_total_flops()), sum(n for n, _ in kept.values())
 
 # %% ../nbs/18a_cost.ipynb #e1f0353d
-def passes(p: Preset) -> int:
+def passes(p: Preset) -> float:
     "Forward passes of the network that one training image is worth."
-    without_gradient = dict(edm=0, ct=1, pd=2, cd=3 if p.solver == 'heun' else 2)[p.method]
+    stages = p.growth or (p.N,)   # a hop of a coarse grid is several of the teacher's steps
+    hops = sum(max(1, math.ceil((p.teacher_N - 1) / (N - 1))) for N in stages) / len(stages)
+    without_gradient = dict(edm=0, ct=1, pd=2, cd=1 + hops * (2 if p.solver == 'heun' else 1))[p.method]
     return 3 + without_gradient + p.checkpointing
 
 def lpips_flops() -> float:
@@ -54,6 +57,8 @@ def matmul_rate(
     seconds: float = 0.5,   # how long to measure, after one product of warming up
 ) -> float:                 # floating-point operations per second
     "How fast this device multiplies matrices."
+    device = find_device(device)
+    check_numbers(whole=True, least=1, most=2**15, size=size); check_numbers(above=0, most=60, seconds=seconds)
     a, n = torch.randn(size, size, device=device, dtype=dtype), 0
     (a @ a)[0, 0].item()
     start = time.perf_counter()
@@ -91,7 +96,9 @@ def estimate(
     channels: int = 3,
 ) -> Cost:
     "Build a preset on the meta device and count."
-    if not 0 < share <= 1: raise ValueError(f'share is a part of the matrix rate in (0, 1], got {share}')
+    if not isinstance(p, Preset): raise ValueError(f'p is {type(p).__name__}: pass a Preset, such as preset("cifar10_cd")')
+    check_numbers(above=0, most=1, share=share); check_numbers(whole=True, least=1, most=1024, channels=channels)
+    if flops_per_s is not None: check_numbers(above=0, flops_per_s=flops_per_s)
     half = p.precision in ('fp16', 'bf16')
     if flops_per_s is None:
         device = 'cuda' if torch.cuda.is_available() else 'cpu'

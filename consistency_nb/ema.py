@@ -10,6 +10,7 @@ import copy
 
 import torch
 from torch import nn
+from .core import check_numbers
 
 # %% ../nbs/11_ema.ipynb #bceeea07
 class EMA:
@@ -18,6 +19,7 @@ class EMA:
         self,
         model: nn.Module,  # parameters in float32 or float64, on their final device; not wrapped by DDP
     ):
+        if not isinstance(model, nn.Module): raise ValueError(f"the model is {type(model).__name__}: pass a torch.nn.Module")
         low = [n for n, p in model.named_parameters() if p.dtype not in (torch.float32, torch.float64)]
         if low: raise ValueError(f"averages need float32 parameters, but {low[0]} is not: a small update would round to nothing")
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
@@ -31,7 +33,8 @@ class EMA:
         rate: float,  # share of the old average that stays, in [0, 1]: 0 copies, 1 freezes
     ):
         "average <- rate * average + (1 - rate) * model, in place."
-        names, theirs = zip(*model.named_parameters())
+        check_numbers(least=0, most=1, rate=rate)
+        names, theirs = zip(*model.named_parameters()) if isinstance(model, nn.Module) else ((), ())
         if list(names) != self.names: raise ValueError("this model has other parameters than the average: pass the unwrapped model that the EMA was made from")
         torch._foreach_lerp_(self.mine, list(theirs), 1 - rate)
         if self.mine_buffers: torch._foreach_copy_(self.mine_buffers, list(model.buffers()))
@@ -47,5 +50,6 @@ def halflife_to_rate(
     ramp: float = 0.05,  # with `seen`: the half-life is at most this share of it (EDM's value)
 ) -> float:  # rate for `EMA.update`
     "Averaging rate whose half-life is given in images, so that it does not depend on the batch size."
-    if seen is not None: halflife_images = min(halflife_images, seen * ramp)
+    check_numbers(least=0, halflife_images=halflife_images, ramp=ramp); check_numbers(whole=True, least=1, batch=batch)
+    if seen is not None: check_numbers(least=0, seen=seen); halflife_images = min(halflife_images, seen * ramp)
     return 0.5**(batch / halflife_images) if halflife_images > 0 else 0.

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'fold_batchnorm', 'Lite0', 'Lite0At224', 'extractor_name', 'check_images', 'extract', 'as_features', 'pick',
-           'frechet_distance', 'precision_recall', 'kernel_distance', 'class_score', 'evaluate', 'halves_floor',
-           'nearest', 'favourites']
+           'Statistics', 'statistics', 'frechet_distance', 'precision_recall', 'kernel_distance', 'class_score',
+           'evaluate', 'halves_floor', 'nearest', 'favourites']
 
 # %% ../nbs/20_evaluate.ipynb #8675d2da
 import sys
+from collections.abc import Iterable
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import Subset
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
@@ -109,13 +111,13 @@ def extract(
 
 # %% ../nbs/20_evaluate.ipynb #c8d7b846
 def as_features(
-    x: Tensor | dict,  # (N, 3, H, W) uint8 images, the dict of `extract`, or (N, D) features of its first layer
+    x,  # (N, 3, H, W) uint8 images, the dict of `extract`, (N, D) features of its first layer, or `Statistics`
     features: str = 'efficientnet-lite0', batch=None, device=None,  # as in `extract`
     what: str = 'images',  # named in the errors
     least: int = 1,  # fewest samples that make sense
-) -> dict[str, Tensor]:  # as of `extract`
+):        # as of `extract`, or the `Statistics`
     "Images become features; features stay what they are."
-    if isinstance(x, dict): return x
+    if isinstance(x, (dict, Statistics)): return x
     if isinstance(x, Tensor) and x.ndim == 2 and x.is_floating_point():
         return {FEATURE_EXTRACTORS_REGISTRY[extractor_name(features)].get_default_feature_layer_for_metric('fid'): x}
     check_images(x, what)
@@ -123,12 +125,13 @@ def as_features(
     return extract(x, features, batch, device)
 
 def pick(
-    x: dict,          # layer -> (N, D)
+    x,                # layer -> (N, D), or `Statistics`
     layer: str | None = None,  # the one that is needed; None: the first
     least: int = 2,   # fewest samples that make sense
     what: str = 'images',  # named in the errors
 ) -> Tensor:          # (N, D) on the CPU
     "One layer of the features, checked: there, two-dimensional, enough of them, no NaN."
+    if isinstance(x, Statistics): return x
     layer = layer or next(iter(x))
     if layer not in x: raise ValueError(f'{what}: layer {layer!r} is needed, but only {sorted(x)} is here: give the images, or what `extract` returns with the same features=')
     v = x[layer].detach().cpu()
@@ -137,14 +140,36 @@ def pick(
     if bad: raise ValueError(f'{what}: the features of {bad} of {len(v)} samples hold NaN or infinity: look at those first')
     return v
 
+# %% ../nbs/20_evaluate.ipynb #3c8e123d
+class Statistics(NamedTuple):
+    "All that the Fréchet distance looks at."
+    mu: Tensor     # (D,) float64
+    sigma: Tensor  # (D, D) float64, the sum of squared deviations over n - 1
+    n: int | None = None  # samples; None: not known
+    @property
+    def shape(self): return self.n, len(self.mu)
+
+def statistics(
+    batches: Iterable[Tensor],  # each (B, D), one after the other; two rows or more in all
+) -> Statistics:
+    "Mean and covariance of features that need not be in memory together."
+    n = mu = scatter = 0
+    for v in batches:
+        v, m = v.detach().cpu().double(), len(v)
+        step, off = v.mean(0) - mu, v - v.mean(0)
+        scatter = scatter + off.T @ off + n * m / (n + m) * step.outer(step)
+        mu, n = mu + m / (n + m) * step, n + m
+    if n < 2: raise ValueError(f'{n} samples have no covariance: at least 2 are needed')
+    return Statistics(mu, scatter / (n - 1), n)
+
 # %% ../nbs/20_evaluate.ipynb #d7c89082
 def frechet_distance(
-    a: Tensor,  # (N, D) features of the samples, N >= 2
-    b: Tensor,  # (M, D) features of the reference, M >= 2
-) -> float:     # squared distance; 0 for equal mean and covariance
+    a: Tensor | Statistics,  # (N, D) features of the samples, N >= 2, or their statistics
+    b: Tensor | Statistics,  # (M, D) features of the reference, M >= 2, or their statistics
+) -> float:                  # squared distance; 0 for equal mean and covariance
     "Distance between the Gaussians fitted to two sets of features, in float64."
-    stats = [fid_features_to_statistics(v.double()) for v in (a, b)]
-    return fid_statistics_to_metric(*stats, verbose=False)[KEY_METRIC_FID]
+    stats = [v if isinstance(v, Statistics) else statistics([v]) for v in (a, b)]
+    return fid_statistics_to_metric(*(dict(mu=s.mu.numpy(), sigma=s.sigma.numpy()) for s in stats), verbose=False)[KEY_METRIC_FID]
 
 # %% ../nbs/20_evaluate.ipynb #7d16321d
 def precision_recall(
@@ -178,8 +203,8 @@ def class_score(
 METRICS = {'fid': 2, 'is': 10, 'kid': 2, 'pr': 4}  # name: fewest samples
 
 def evaluate(
-    images: Tensor | dict,     # the samples: (N, 3, H, W) uint8, or features as in `as_features`
-    reference: Tensor | dict,  # the data, in either form
+    images: Tensor | dict | Statistics,     # the samples: (N, 3, H, W) uint8, or features as in `as_features`; `Statistics` for 'fid' alone
+    reference: Tensor | dict | Statistics,  # the data, in either form
     metrics=('fid', 'is', 'pr'),  # of 'fid', 'is', 'kid', 'pr'
     features: str = 'efficientnet-lite0',  # 'inception' for published numbers: its weights are fetched once
     batch: int | None = None, device=None,  # as in `extract`
@@ -188,6 +213,7 @@ def evaluate(
     "Compare samples with a reference."
     metrics, name = ((metrics,) if isinstance(metrics, str) else tuple(metrics)), extractor_name(features)
     if not metrics or set(metrics) - set(METRICS): raise ValueError(f"metrics={metrics!r}: choose from {', '.join(METRICS)}")
+    if Statistics in (type(images), type(reference)) and set(metrics) != {'fid'}: raise ValueError(f"metrics={metrics!r}: mean and covariance are enough for 'fid' alone; give images or features")
     layer = FEATURE_EXTRACTORS_REGISTRY[name].get_default_feature_layer_for_metric
     least, least_reference = max(METRICS[m] for m in metrics), max(METRICS[m] for m in metrics if m != 'is') if set(metrics) != {'is'} else 1
     x = as_features(images, features, batch, device, 'images', least)
@@ -195,7 +221,7 @@ def evaluate(
     b = pick(as_features(reference, features, batch, device, 'reference', least_reference), layer('fid'), least_reference, 'reference')
     if a.shape[1] != b.shape[1]: raise ValueError(f'the images have {a.shape[1]} features and the reference {b.shape[1]}: extract both with the same features=')
     fid, score, kid = ('fid', 'is', 'kid') if name == 'inception-v3-compat' else ('fd', 'class_score', 'kd')
-    out = dict(features=features, n=len(a), n_reference=len(b))
+    out = dict(features=features, n=a.shape[0], n_reference=b.shape[0])
     if 'fid' in metrics: out[fid] = frechet_distance(a, b)
     if 'is' in metrics: out[score], out[score + '_std'] = class_score(logits, seed)
     if 'kid' in metrics: out[kid], out[kid + '_std'] = kernel_distance(a, b, seed)

@@ -110,6 +110,7 @@ def read_edm(
 ) -> tuple[dict[str, Tensor], dict]:  # name such as 'model.enc.32x32_conv.weight' -> tensor, and settings: class_name, model_type, label_dim, sigma_data, ...
     "Tensors and settings of an EDM pickle; no code in it is run. A ValueError names what is refused, or what is wrong."
     path = Path(path)
+    if not path.is_file(): raise FileNotFoundError(f'{path} is not a file: pass a .pkl of EDM')
     with open(path, 'rb') as f:
         try: d = Reader(f, path.name).load()
         except Refused: raise

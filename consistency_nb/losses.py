@@ -9,8 +9,8 @@ __all__ = ['edm_weight', 'edm_loss', 'consistency_loss', 'cd_loss', 'ct_loss', '
 from collections.abc import Callable
 import torch
 from torch import Tensor
-from .core import append_dims, replay, rng_state
-from .grid import karras_grid
+from .core import append_dims, check_batch, check_index, check_numbers, replay, rng_state
+from .grid import check_grid, karras_grid
 from .pfode import add_noise
 from .solvers import euler_step, heun_step
 from .distances import l2
@@ -21,6 +21,7 @@ def edm_weight(
     sigma_data: float = 0.5,  # standard deviation of the data (EDM, Table 1)
 ) -> Tensor:  # like t
     "EDM's weight: the network's own target gets unit variance at every level."
+    check_batch(t=t); check_numbers(least=1e-6, most=1e6, sigma_data=sigma_data)
     return t**-2 + sigma_data**-2
 
 # %% ../nbs/09_losses.ipynb #294e879f
@@ -46,6 +47,7 @@ def consistency_loss(
     weight: Callable | None = None,  # weight(t, s) -> (B,); None is 1
 ) -> Tensor:             # (B,)
     "d(f(x_t, t), f_target(x_s, s)) with one dropout mask for both sides."
+    check_batch(x_t=x_t)
     rng = rng_state(x_t.device)
     online = f(x_t, t)
     with torch.no_grad():
@@ -68,6 +70,7 @@ def cd_loss(
     weight: Callable | None = None,  # weight(t, s) -> (B,); None is 1, as in all published runs
 ) -> Tensor:  # (B,)
     "Consistency distillation (paper, Algorithm 2), per image."
+    check_grid(grid); check_index(len(grid) - 1, n=n)
     t, s = grid[n + 1], grid[n]
     x_t = add_noise(x0, t, z)
     return consistency_loss(f, f_target, x_t, t, lambda: step(x_t, t, s, denoise), s, distance, weight)
@@ -84,6 +87,7 @@ def ct_loss(
     weight: Callable | None = None,  # weight(t, s) -> (B,); None is 1
 ) -> Tensor:  # (B,)
     "Consistency training (paper, Algorithm 3), per image: no teacher."
+    check_grid(grid); check_index(len(grid) - 1, n=n)
     t, s = grid[n + 1], grid[n]
     return consistency_loss(f, f_target, add_noise(x0, t, z), t, lambda: add_noise(x0, s, z), s, distance, weight)
 
@@ -93,6 +97,7 @@ def inverse_gap(
     s: Tensor,  # (B,) the smaller levels
 ) -> Tensor:    # (B,)
     "iCT's weight 1 / (t - s): close neighbours count more."
+    check_batch(t=t, s=s)
     return 1 / (t - s)
 
 # %% ../nbs/09_losses.ipynb #d088d791
@@ -109,6 +114,7 @@ def pd_loss(
     distance: Callable = l2,  # d(a, b) -> (B,)
 ) -> Tensor:  # (B,)
     "Progressive distillation: one Euler step of the student lands where two of the teacher do."
+    check_batch(x0=x0); check_numbers(whole=True, least=1, S=S); check_index(S, i=i)
     grid = karras_grid(2 * S + 1, eps, T, rho).to(x0)
     t, mid, s = grid[2 * i + 2], grid[2 * i + 1], grid[2 * i]
     x_t = add_noise(x0, t, z)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['HALF', 'fir_kernel', 'Resample', 'group_norm', 'xavier', 'SongBlock', 'SongAttention', 'NoiseEmbedding',
            'PyramidConv', 'SongStage', 'levels', 'down_path', 'up_path', 'check_settings', 'check_call', 'known',
-           'SongUNet', 'ncsnpp', 'ddpmpp', 'edm_stages', 'edm_names', 'flax_names', 'assemble', 'from_edm', 'flat',
-           'from_flax']
+           'SongUNet', 'ncsnpp', 'ddpmpp', 'edm_stages', 'edm_names', 'flax_names', 'check_weights', 'assemble',
+           'from_edm', 'flat', 'from_flax']
 
 # %% ../nbs/13_ncsnpp.ipynb #e2cbebcb
 import math
@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from .nets import Attention, Stage
+from .core import check_batch, check_numbers
+from .nets import Attention, Stage, check_inputs
 
 # %% ../nbs/13_ncsnpp.ipynb #842345f3
 def fir_kernel(
@@ -46,6 +47,7 @@ HALF = 0.5**0.5  # factor on every sum of two signals
 
 def group_norm(channels: int) -> nn.GroupNorm:
     "Group norm with 4 channels to a group, at most 32 groups."
+    check_numbers(whole=True, least=1, most=2**20, channels=channels)
     groups = min(32, max(1, channels // 4))
     if channels % groups: raise ValueError(f"{channels} channels do not divide into {groups} groups: take widths that are multiples of 32, or of 4 below 128")
     return nn.GroupNorm(groups, channels, eps=1e-6)
@@ -169,6 +171,12 @@ def up_path(
 # %% ../nbs/13_ncsnpp.ipynb #93f9dd17
 def check_settings(s: dict) -> dict:  # s itself
     "Refuse settings that make no network."
+    check_numbers(whole=True, least=1, most=2**16, **{n: s[n] for n in ('image_size', 'model_channels', 'in_channels')})
+    check_numbers(whole=True, least=1, most=100, num_blocks=s['num_blocks']); check_numbers(whole=True, least=0, most=2**16, augment_dim=s['augment_dim'])
+    check_numbers(dropout=s['dropout']); check_numbers(above=0, most=1e6, fourier_scale=s['fourier_scale'])
+    for n in ('channel_mult', 'attn_resolutions'):
+        for v in s[n]: check_numbers(whole=True, least=1, most=2**16, **{n: v})
+    if s['num_classes'] is not None: check_numbers(whole=True, least=1, most=2**20, num_classes=s['num_classes'])
     for name, valid in dict(embedding=('fourier', 'positional'), encoder=('residual', 'standard')).items():
         if s[name] not in valid: raise ValueError(f"{name}={s[name]!r}: valid ones are {valid[0]!r} and {valid[1]!r}")
     if not s['channel_mult']: raise ValueError("channel_mult is empty: give one factor per resolution, such as (2, 2, 2)")
@@ -176,21 +184,14 @@ def check_settings(s: dict) -> dict:  # s itself
     if s['image_size'] < step or s['image_size'] % step:
         raise ValueError(f"image_size={s['image_size']} cannot be halved {len(s['channel_mult']) - 1} times: take a multiple of {step}, or a shorter channel_mult")
     if not 0 <= s['dropout'] < 1: raise ValueError(f"dropout={s['dropout']} is a probability: take it from [0, 1)")
-    for name in ('model_channels', 'num_blocks', 'in_channels'):
-        if s[name] < 1: raise ValueError(f"{name}={s[name]}: take at least 1")
     return s
 
 def check_call(s: dict, x: Tensor, c_noise: Tensor, y: Tensor | None, augment: Tensor | None):
     "Refuse inputs that do not fit a network with the settings `s`."
-    B, step = len(x), 2**(len(s['channel_mult']) - 1)
-    if x.ndim != 4 or x.shape[1] != s['in_channels'] or x.shape[2] % step or x.shape[3] % step:
-        raise ValueError(f"x has shape {tuple(x.shape)}: pass (B, {s['in_channels']}, H, W) with H and W multiples of {step}")
-    if c_noise.shape != (B,): raise ValueError(f"c_noise has shape {tuple(c_noise.shape)}: pass one label per image, shape ({B},)")
-    if y is not None and not s['num_classes']: raise ValueError("this network knows no classes: leave y out, or build it with num_classes")
-    if y is not None and (y.shape != (B,) or y.is_floating_point()):
-        raise ValueError(f"y has shape {tuple(y.shape)} and type {y.dtype}: pass one class index per image, shape ({B},), integer")
-    if augment is not None and augment.shape != (B, s['augment_dim']):
-        raise ValueError(f"augment has shape {tuple(augment.shape)}: this network takes {(B, s['augment_dim'])}, or None")
+    check_inputs(x, c_noise, y, s['in_channels'], 2**(len(s['channel_mult']) - 1), s['num_classes'], needed=False)
+    if augment is not None: check_batch(augment=augment)
+    if augment is not None and augment.shape != (len(x), s['augment_dim']):
+        raise ValueError(f"augment has shape {tuple(augment.shape)}: this network takes {(len(x), s['augment_dim'])}, or None")
 
 # %% ../nbs/13_ncsnpp.ipynb #595db405
 def known(
@@ -308,6 +309,10 @@ def flax_names(net: SongUNet) -> dict:  # our name -> names of its parts, of whi
     return {key: names.get(key, ()) for key in net.state_dict()}   # no name: the JAX network has no such weight
 
 # %% ../nbs/13_ncsnpp.ipynb #bade91fb
+def check_weights(tensors: dict):
+    "Refuse what holds no weights under names."
+    if not hasattr(tensors, 'items') or not tensors: raise ValueError(f"{type(tensors).__name__} holds no weights: pass a dict of names and tensors")
+
 def assemble(
     net: nn.Module,     # the network to be filled
     tensors: dict,      # published name -> tensor
@@ -334,6 +339,7 @@ def from_edm(
     def convert(key, parts):
         v, = parts
         return v.unflatten(0, (-1, 3)).transpose(0, 1).flatten(0, 1) if '.qkv.' in key and v.ndim and len(v) % 3 == 0 else v
+    check_weights(tensors)
     tensors = {n.removeprefix('model.'): v for n, v in tensors.items() if not n.endswith('resample_filter')}
     return assemble(net, tensors, edm_names(net), convert)
 
@@ -355,5 +361,6 @@ def from_flax(
         parts = [turned(v) for v in parts]
         v = torch.cat(parts) if len({v.shape for v in parts}) == 1 else parts[0]
         return v[:, :, None, None] if '.attend.' in key and v.ndim == 2 else v
+    check_weights(params)
     tensors = {n.removeprefix('params/'): v for n, v in flat(params).items()}
     return assemble(net, tensors, flax_names(net), convert)

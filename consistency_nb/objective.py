@@ -6,7 +6,7 @@
 __all__ = ['levels_at', 'pd_stage', 'mu_at', 'lr_at', 'ema_at', 'autocast_dtype', 'wrap', 'Objective', 'noise']
 
 # %% ../nbs/16b_objective.ipynb #4047322c
-import dataclasses
+import dataclasses, math
 from collections.abc import Callable
 from functools import partial
 import torch
@@ -15,6 +15,7 @@ from .core import mix_seed
 from .grid import karras_grid, lognormal_n, lognormal_t, uniform_n
 from .precond import Consistency, Denoiser
 from .schedules import growth, mu, pd_rate, pd_steps, steps
+from .solvers import substeps
 from .losses import cd_loss, ct_loss, edm_loss, inverse_gap, pd_loss
 from .presets import Preset
 
@@ -93,7 +94,8 @@ class Objective:
         if p.method == 'pd': return pd_loss(model, target, x0, z, n, N - 1, p.eps, p.T, p.rho), grid[n + 1]
         args = dict(distance=self.distance, weight=inverse_gap if p.weight == 'inverse_gap' else None)
         if p.method == 'ct': return ct_loss(model, target, x0, z, n, grid, **args), grid[n + 1]
-        return cd_loss(model, target, teacher, x0, z, n, grid, self.step, **args), grid[n + 1]
+        step = substeps(self.step, max(1, math.ceil((p.teacher_N - 1) / (N - 1))), p.rho)
+        return cd_loss(model, target, teacher, x0, z, n, grid, step, **args), grid[n + 1]
 
     def grid(self, N: int, device) -> Tensor:
         "The grid of N levels, made when N changes."

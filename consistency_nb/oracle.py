@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 import torch
 from torch import Tensor
-from .core import append_dims
+from .core import append_dims, check_batch, check_numbers
 
 # %% ../nbs/01_oracle.ipynb #87a98cdd
 @dataclass(frozen=True, eq=False)
@@ -18,6 +18,7 @@ class Gaussian:
     "Independent normal pixels: the one data set whose consistency function has a closed form."
     mean: float|Tensor = 0. # a number, or a tensor that broadcasts against one sample, such as (3, 1, 1)
     std: float = 0.5 # standard deviation of the data, > 0; 0.5 is the paper's sigma_data
+    def __post_init__(self): check_numbers(above=0, most=1e6, std=self.std); check_numbers(mean=0. if isinstance(self.mean, Tensor) else self.mean)
 
     def _parts(self, x, t):
         mean = self.mean.to(x) if isinstance(self.mean, Tensor) else self.mean
@@ -25,6 +26,7 @@ class Gaussian:
 
     def sample(self, n:int, shape:tuple[int, ...], generator:torch.Generator|None=None) -> Tensor:
         "(n, *shape) clean samples, on the device of the generator."
+        for v in (n, *shape): check_numbers(whole=True, least=0, most=2**24, size=v)
         z = torch.randn((n, *shape), generator=generator, device=generator.device if generator else None)
         return self._parts(z, 0.)[0] + self.std*z
 
@@ -60,15 +62,20 @@ class Mixture:
     stds: Tensor # (K,) standard deviations, > 0
     weights: Tensor # (K,) shares, > 0; they need not sum to one
 
+    def __post_init__(self):
+        check_batch(means=self.means); check_batch(stds=self.stds, weights=self.weights)
+        if self.means.ndim != 2 or self.stds.shape != self.means.shape[:1]: raise ValueError(f"means has shape {tuple(self.means.shape)} and stds {tuple(self.stds.shape)}: pass (K, D) and (K,)")
+
     def sample(self, n:int, generator:torch.Generator|None=None) -> Tensor:
         "(n, D) clean samples, on the device of the mixture."
+        check_numbers(whole=True, least=1, most=2**24, n=n)
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         z = torch.randn((n, self.means.shape[1]), generator=generator, dtype=self.means.dtype, device=self.means.device)
         return self.means[k] + self.stds[k, None]*z
 
     def _parts(self, x, t):   # to each centre (B, K, D), variance (B or 1, K), log of its share of the density (B, K)
-        if x.ndim != 2 or x.shape[1] != self.means.shape[1]:
-            raise ValueError(f"x has shape {tuple(x.shape)}: pass (B, {self.means.shape[1]}).")
+        check_batch(x=x)
+        if x.ndim != 2 or x.shape[1] != self.means.shape[1]: raise ValueError(f"x has shape {tuple(x.shape)}: pass (B, {self.means.shape[1]}).")
         delta = self.means.to(x) - x[:, None]
         var = self.stds.to(x)**2 + append_dims(t, x)**2
         logw = self.weights.to(x).log() - self.weights.to(x).sum().log()

@@ -7,7 +7,7 @@ __all__ = ['add_noise', 'denoised_to_score', 'score_to_denoised', 'slope']
 
 # %% ../nbs/02_pfode.ipynb #e141d8bf
 from torch import Tensor
-from .core import append_dims
+from .core import append_dims, check_batch
 
 # %% ../nbs/02_pfode.ipynb #af5f6c79
 def add_noise(
@@ -16,8 +16,7 @@ def add_noise(
     z:Tensor, # standard normal noise, shape of x0
 ) -> Tensor: # x0 at level t
     "The forward process in one line."
-    if isinstance(t, Tensor) and not t.is_floating_point():
-        raise ValueError("t holds integers: pass noise levels such as grid[n], not the indices n.")
+    check_batch(x0=x0, z=z)
     return x0 + append_dims(t, x0)*z
 
 # %% ../nbs/02_pfode.ipynb #970dbaee
@@ -27,6 +26,7 @@ def denoised_to_score(
     denoised:Tensor, # mean of the clean image given x, shape of x
 ) -> Tensor: # gradient of the log-density at level t, shape of x
     "Score from denoiser."
+    check_batch(x=x, denoised=denoised)
     return (denoised - x)/append_dims(t, x)**2
 
 def score_to_denoised(
@@ -35,6 +35,7 @@ def score_to_denoised(
     score:Tensor, # gradient of the log-density at level t, shape of x
 ) -> Tensor: # mean of the clean image given x, shape of x
     "Denoiser from score, the inverse of `denoised_to_score`."
+    check_batch(x=x, score=score)
     return x + append_dims(t, x)**2*score
 
 # %% ../nbs/02_pfode.ipynb #5ef5bdf8
@@ -44,4 +45,5 @@ def slope(
     denoised:Tensor, # what a denoiser makes of x, shape of x
 ) -> Tensor: # dx/dt of the probability-flow ODE, shape of x
     "The direction in which the path through `(x, t)` goes."
+    check_batch(x=x, denoised=denoised)
     return (x - denoised)/append_dims(t, x)

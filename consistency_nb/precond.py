@@ -8,7 +8,7 @@ __all__ = ['edm_scalings', 'cm_scalings', 'Denoiser', 'Consistency']
 # %% ../nbs/05_precond.ipynb #6f84cc70
 import torch
 from torch import Tensor, nn
-from .core import append_dims, per_sample
+from .core import append_dims, check_batch, check_numbers, per_sample
 
 # %% ../nbs/05_precond.ipynb #5e494977
 def edm_scalings(
@@ -16,6 +16,7 @@ def edm_scalings(
     sigma_data: float = 0.5,  # standard deviation of the data, > 0 (EDM, Table 1)
 ) -> tuple[Tensor, Tensor, Tensor]:  # c_skip, c_out, c_in, each shaped like t
     "Scalings of the EDM denoiser."
+    check_batch(t=t); check_numbers(least=1e-6, most=1e6, sigma_data=sigma_data)
     total = t**2 + sigma_data**2
     return sigma_data**2 / total, sigma_data * t * total.rsqrt(), total.rsqrt()
 
@@ -26,6 +27,7 @@ def cm_scalings(
     eps: float = 0.002,  # level at which the function is the identity (paper, section 2)
 ) -> tuple[Tensor, Tensor, Tensor]:  # c_skip, c_out, c_in, each shaped like t
     "Scalings of the consistency function: the identity at `eps`."
+    check_batch(t=t); check_numbers(least=1e-6, most=1e6, sigma_data=sigma_data); check_numbers(least=0, most=1e6, eps=eps)
     total = t**2 + sigma_data**2
     return sigma_data**2 / ((t - eps)**2 + sigma_data**2), sigma_data * (t - eps) * total.rsqrt(), total.rsqrt()
 
@@ -37,6 +39,8 @@ class Denoiser(nn.Module):
         sigma_data: float = 0.5,   # standard deviation of the data, in the units of x
         autocast: torch.dtype | None = None):  # such as torch.bfloat16: the network alone runs under autocast
         super().__init__()
+        if not isinstance(net, nn.Module): raise ValueError(f"net is {type(net).__name__}: pass the raw network, a torch.nn.Module")
+        check_numbers(least=1e-6, most=1e6, sigma_data=sigma_data)
         self.net, self.sigma_data, self.autocast = net, sigma_data, autocast
 
     def scalings(self, t: Tensor): return edm_scalings(t, self.sigma_data)
@@ -66,6 +70,7 @@ class Consistency(Denoiser):
         T: float = 80.,            # largest noise level, kept for the samplers (paper, section 2)
         autocast: torch.dtype | None = None):  # as for `Denoiser`
         super().__init__(net, sigma_data, autocast)
+        check_numbers(above=0, most=1e6, eps=eps, T=T)
         self.eps, self.T = eps, T
 
     def scalings(self, t: Tensor): return cm_scalings(t, self.sigma_data, self.eps)

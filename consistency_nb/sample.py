@@ -13,7 +13,7 @@ from typing import Callable, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
-from .core import per_sample, per_sample_noise
+from .core import check_numbers, per_sample, per_sample_noise
 from .grid import karras_grid
 from .solvers import edm_sample
 
@@ -25,6 +25,7 @@ def start(
     device=None,  # where the result goes; the draw itself is on the CPU
 ) -> Tensor:  # (B, C, H, W)
     "The noise from which sampling starts; image i depends on `seeds[i]` alone."
+    check_numbers(above=0, most=1e6, T=T)
     return (T * per_sample_noise(seeds, shape)).to(device)
 
 # %% ../nbs/06_sample.ipynb #d7272ba4
@@ -35,6 +36,7 @@ def onestep(
     T: float = 80.,  # the level at which f is called
 ) -> Tensor:  # (B, C, H, W) what f returns, not clamped
     "One evaluation of `f`: noise in, image out."
+    check_numbers(above=0, most=1e6, T=T)
     return f(x, per_sample(T, x))
 
 # %% ../nbs/06_sample.ipynb #e218d886
@@ -44,6 +46,7 @@ def check_levels(
     T: float = 80.,  # largest level
 ) -> tuple:  # the same numbers as Python floats
     "Levels, checked: they descend strictly and lie in [eps, T]."
+    check_numbers(above=0, most=1e6, eps=eps, T=T)
     levels = tuple(float(t) for t in levels)
     bad = [t for t in levels if not eps * (1 - 1e-5) <= t <= T * (1 + 1e-5)]
     bad += [t for s, t in zip(levels, levels[1:]) if not t < s]
@@ -100,6 +103,7 @@ def generate(
     device=None,  # where `draw` works
 ) -> Tensor:  # (len(seeds), C, H, W) on the CPU
     "The images of many seeds, a batch at a time."
+    check_numbers(whole=True, least=1, batch=batch)
     parts = [seeds[i:i + batch] for i in range(0, len(seeds), batch)]
     return torch.cat([draw(start(s, shape, T, device), s).cpu() for s in parts])
 
@@ -110,7 +114,10 @@ def labelled(
     classes: int | None,   # number of classes; None or 0 for a network without labels
 ) -> Callable:             # (x, t) -> images
     "`f` with class `seed % classes` for each image; `f` itself where there are no classes."
+    if not callable(f): raise ValueError(f"f is {type(f).__name__}: pass a function (x, t, y) -> image")
     if not classes: return f
+    check_numbers(whole=True, least=1, most=2**31, classes=classes)
+    for s in seeds: check_numbers(whole=True, least=0, seeds=s)
     y = torch.tensor([s % classes for s in seeds])
     return lambda x, t: f(x, t, y.to(x.device))
 
@@ -142,6 +149,7 @@ def search_levels(
     rho: float = 7.,
 ) -> Found:
     "Levels found one after the other, each by ternary search below the one before."
+    check_numbers(whole=True, least=1, steps=steps)
     grid, tried = karras_grid(N, eps, T, rho).flip(0).tolist(), {}
     def at(indices):
         if indices not in tried: tried[indices] = float(score(tuple(grid[i] for i in indices)))
@@ -167,7 +175,8 @@ def sampler(
     levels: Sequence[float] | None = None,  # of a consistency function; None: the ones known for `steps`
 ) -> Callable:        # (noise at level T, seeds) -> images in [-1, 1]
     "How to draw from a model. ValueError if it has no levels for that many steps."
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1: raise ValueError(f'steps must be a whole number from 1 on, got {steps!r}')
+    if not isinstance(getattr(model, 'net', None), torch.nn.Module): raise ValueError(f'model is {type(model).__name__}: pass a Consistency or a Denoiser, such as load returns')
+    check_numbers(whole=True, least=1, most=10_000, steps=steps)
     classes = model.net.spec.get('num_classes')
     if levels and not hasattr(model, 'eps'): raise ValueError('this model is a denoiser: levels= are for a consistency function')
     if not hasattr(model, 'eps'): return lambda x, s: edm_sample(labelled(model, s, classes), x, n=max(steps, 2)).clamp(-1, 1)
@@ -188,7 +197,9 @@ def draw(
     shape: tuple | None = None,  # (C, H, W); None: what the model knows of its images
 ) -> Tensor:           # (n, C, H, W) in [-1, 1], on the CPU
     "Images from a model that knows its size and its levels."
+    check_numbers(whole=True, least=1, most=2**24, n=n); check_numbers(whole=True, least=0, most=2**31, seed=seed)
+    make = sampler(model, steps, levels)
     size = getattr(model, 'facts', {}).get('image_size') or model.net.spec.get('image_size')
-    if not (shape or size): raise ValueError('neither the model nor its network knows the size of its images: pass shape=(C, H, W)')
-    shape = shape or (model.net.spec.get('in_channels', 3), size, size)
-    return generate(sampler(model, steps, levels), range(seed, seed + n), shape, getattr(model, 'T', 80.), batch, next(model.net.parameters()).device)
+    if shape is None and not size: raise ValueError('neither the model nor its network knows the size of its images: pass shape=(C, H, W)')
+    if shape is None: shape = (model.net.spec.get('in_channels', 3), size, size)
+    return generate(make, range(seed, seed + n), shape, getattr(model, 'T', 80.), batch, next(model.net.parameters()).device)

@@ -10,6 +10,7 @@ import math
 
 import torch
 from torch import Tensor
+from .core import check_batch, check_numbers
 
 # %% ../nbs/08_schedules.ipynb #e5193934
 def steps(
@@ -19,7 +20,7 @@ def steps(
     s1: int = 150,  # intervals at the end: 150 for CIFAR-10 and LSUN, 200 for ImageNet-64
 ) -> int:  # N, the number of noise levels: N - 1 intervals
     "The paper's growing number of noise levels, from 2 to `s1 + 1`."
-    if K < 1: raise ValueError(f"K is the length of the run and must be at least 1, got {K}")
+    check_numbers(whole=True, k=k); check_numbers(whole=True, least=1, K=K); check_numbers(whole=True, least=1, most=2**20, s0=s0, s1=s1)
     k = min(max(k, 0), K)
     s = math.ceil(math.sqrt(k / K * ((s1 + 1)**2 - s0**2) + s0**2) - 1)
     return max(s, 1) + 1
@@ -31,6 +32,7 @@ def mu(
     mu0: float = 0.9,  # rate at the start: 0.9 for CIFAR-10, 0.95 for ImageNet-64 and LSUN
 ) -> float:  # averaging rate of the target network, below 1
     "The target's averaging rate as printed in the paper."
+    check_numbers(whole=True, least=1, N=N, s0=s0); check_numbers(above=0, most=1, mu0=mu0)
     return math.exp(s0 * math.log(mu0) / N)
 
 def mu_as_coded(
@@ -49,8 +51,9 @@ def ict_steps(
     s1: int = 1280,  # intervals at the end, reached by doubling
 ) -> int:  # N, the number of noise levels
     "Improved consistency training: the number of intervals doubles at equal times."
+    check_numbers(whole=True, k=k); check_numbers(whole=True, least=1, K=K, s0=s0); check_numbers(whole=True, least=s0, most=2**20, s1=s1)
     each = max(int(K / (math.log2(s1 // s0) + 1)), 1)
-    return min(s0 * 2**(max(k, 0) // each), s1) + 1
+    return min(s0 * 2**min(max(k, 0) // each, 20), s1) + 1
 
 # %% ../nbs/08_schedules.ipynb #bcecda77
 def ect_ratio(
@@ -61,6 +64,7 @@ def ect_ratio(
     b: float = 1.,  # how fast that extra width fades with t
 ) -> Tensor:  # (B,) r/t in [0, 1): the target stands at level r = t * ratio; 0 is the clean image
     "Easy consistency tuning: the target's noise level as a fraction of the student's."
+    check_batch(t=t); check_numbers(whole=True, least=0, most=100, stage=stage); check_numbers(above=1, most=1000, q=q); check_numbers(least=0, k=k); check_numbers(b=b)
     return (1 - (1 + k * torch.sigmoid(-b * t)) / q**(stage + 1)).clamp(min=0)
 
 # %% ../nbs/08_schedules.ipynb #614df636
@@ -70,6 +74,7 @@ def pd_steps(
     s0: int = 4096,  # intervals at the start, a power of 2
 ) -> int:  # number of intervals S of the student (its teacher takes 2 S steps)
     "Progressive distillation: intervals halve once per stage, down to 1."
+    check_numbers(whole=True, k=k); check_numbers(whole=True, least=1, each=each); check_numbers(whole=True, most=2**20, s0=s0)
     if s0 < 2 or s0 & (s0 - 1): raise ValueError(f"s0 must be a power of 2 from 2 on, got {s0}")
     halvings, k = s0.bit_length() - 2, max(k, 0)  # stages until S = 2
     if k < halvings * each: return s0 >> (k // each)
@@ -82,7 +87,7 @@ def pd_rate(
     s0: int = 4096,  # intervals at the start, a power of 2
 ) -> float:  # in (0, 1]
     "Progressive distillation: the learning rate as a share of its first value, falling to 0 in each stage."
-    k = max(k, 0)
+    k = max(k, 0) if pd_steps(k, each, s0) else 0   # which refuses wrong numbers
     short = (s0.bit_length() - 2) * each  # where the stages of double length begin
     return 1 - (k % each) / each if k < short else 1 - (k - short) % (2 * each) / (2 * each)
 
@@ -94,6 +99,8 @@ def growth(
     hold: float = 0.,  # share of K, in [0, 1), at the end of the run that belongs to the last stage beside its own share
 ) -> int:  # N, the number of noise levels
     "Any list of noise-level counts, walked through at equal times."
-    if not 0 <= hold < 1: raise ValueError(f"hold is a share of the run in [0, 1), got {hold}")
+    check_numbers(whole=True, k=k); check_numbers(whole=True, least=1, K=K); check_numbers(least=0, most=0.999, hold=hold)
+    for n in stages: check_numbers(whole=True, least=2, most=2**20, stages=n)
+    if not stages: raise ValueError("stages is empty: pass numbers of noise levels, such as (3, 6, 18)")
     i = int(max(k, 0) * len(stages) / ((1 - hold) * K))
     return stages[min(i, len(stages) - 1)]

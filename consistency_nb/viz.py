@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 from PIL import Image
 import matplotlib.pyplot as plt
+from .core import check_batch, check_numbers
 
 # %% ../nbs/21_viz.ipynb #f50c99a6
 def to_uint8(
     x: Tensor,  # (B, C, H, W) images in [-1, 1]; values outside are clamped, NaN fails
 ) -> np.ndarray:  # (B, H, W, C) uint8
     "Images as bytes, rounded to the nearest."
+    check_batch(x=x)
+    if x.ndim != 4 or not len(x) or x.shape[1] not in (1, 3): raise ValueError(f"x has shape {tuple(x.shape)}: pass (B, C, H, W) with B > 0, and C 1 or 3")
     if not torch.isfinite(x).all(): raise ValueError("the images hold NaN or infinity: look at the network's output before it is drawn")
     return (x.detach().float() * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
@@ -30,6 +33,7 @@ def grid_image(
     pad: int = 1,  # white pixels between and around the images
 ) -> np.ndarray:  # (height, width, 3) uint8
     "All images of a batch in one picture."
+    check_numbers(whole=True, least=1, ncol=1 if ncol is None else ncol); check_numbers(whole=True, least=0, most=1000, pad=pad)
     u = to_uint8(x)
     b, h, w, c = u.shape
     ncol = min(ncol or math.ceil(math.sqrt(b)), b)
@@ -45,6 +49,8 @@ def enlarge(
     scale: int = 2,  # whole factor
 ) -> np.ndarray:  # (scale*H, scale*W, 3)
     "Each pixel as a square of pixels: nothing is blurred."
+    check_numbers(whole=True, least=1, most=64, scale=scale)
+    if not isinstance(a, np.ndarray) or a.ndim != 3: raise ValueError("a must be an array of shape (H, W, 3), such as `grid_image` gives")
     return a.repeat(scale, 0).repeat(scale, 1)
 
 def save_grid(
@@ -55,9 +61,10 @@ def save_grid(
     pad: int = 1,  # as in `grid_image`
 ) -> Path:
     "Write all images of a batch into one PNG file."
-    path = Path(path)
+    path, picture = Path(path), Image.fromarray(enlarge(grid_image(x, ncol, pad), scale))
+    if path.suffix != '.png': raise ValueError(f"{str(path)!r}: a grid is stored as .png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(enlarge(grid_image(x, ncol, pad), scale)).save(path)
+    picture.save(path)
     return path
 
 # %% ../nbs/21_viz.ipynb #b29873be
@@ -70,6 +77,7 @@ def show_grid(
     pad: int = 1,  # as in `grid_image`
 ):
     "Show all images of a batch in a notebook."
+    check_numbers(above=0, most=100, scale=scale)
     a, dpi = grid_image(x, ncol, pad), plt.rcParams['figure.dpi']
     if ax is None:
         fig = plt.figure(figsize=(a.shape[1] * scale / dpi, a.shape[0] * scale / dpi + (0.3 if title else 0)))
@@ -87,6 +95,9 @@ def compare(
     pad: int = 1,  # white pixels between the images
 ):
     "Rows of images with a label at the left of each."
+    check_numbers(above=0, most=100, scale=scale)
+    if not isinstance(rows, dict) or not rows: raise ValueError("rows must be a dict of labels and batches of images")
+    if path is not None and Path(path).suffix not in ('.png', '.svg', '.pdf'): raise ValueError(f"{str(path)!r}: a figure is stored as .png, .svg or .pdf")
     grids, dpi = [grid_image(x, len(x), pad) for x in rows.values()], plt.rcParams['figure.dpi']
     wide, high = max(g.shape[1] for g in grids) * scale / dpi, sum(g.shape[0] for g in grids) * scale / dpi
     left = 0.1 + 0.085 * max(map(len, rows))

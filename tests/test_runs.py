@@ -34,6 +34,29 @@ def test_levels_that_are_found_are_used(tmp_path):
     assert report['tried'] >= 3 and tuple(f.facts['levels']['2']) == tuple(found['levels'])
     torch.testing.assert_close(f.sample(2, steps=2), load('openmoji32-cd').sample(2, levels=found['levels']))
 
+def test_evaluate_notebook(tmp_path):
+    "Two runs of the same: the second finds every number that the first wrote down."
+    import numpy as np
+    few = dict(samples=6, seeds=2, steps='1,3', evaluations='3', ways='heun', reference_images=200, npz=True, device='cpu', model='openmoji32-cd')
+    run('evaluate_model', tmp_path, **few)
+    first = json.loads((tmp_path/'metrics.json').read_text())
+    rows = first['rows']
+    assert rows.keys() == {'openmoji32-cd, 1 call', 'openmoji32-cd, 3 calls', 'openmoji32-edm, heun, 3 calls'}
+    for r in rows.values(): assert r['fd']['mean'] > 100 and r['fd']['std'] > 0 and r['seed'] == [0, 1_000_000] and (r['n'], r['n_reference'], r['reference'], r['rounding']) == (6, 200, 'openmoji32', 'nearest')
+    assert len(first['levels']['openmoji32-cd, 3 calls']) == 3 and len(first['floor']) == 2 and min(first['floor']) > 10
+    assert first['copies'].keys() == {'openmoji32-cd, 1 call', 'openmoji32-edm, heun, 3 calls'} and not (tmp_path/'samples').exists()
+    assert np.load(tmp_path/'samples.npz')['arr_0'].shape == (6, 32, 32, 3)
+    for made in 'quality.png', 'samples.png', 'nearest-openmoji32-cd.png', 'table.txt': assert (tmp_path/made).stat().st_size > 100
+    (tmp_path/'quality.png').unlink()
+    again = run('evaluate_model', tmp_path, **few)
+    assert json.loads((tmp_path/'metrics.json').read_text())['rows'] == rows and (tmp_path/'quality.png').exists(), 'to the last digit of the seconds: nothing was drawn again'
+
+@pytest.mark.parametrize('wrong, said', [(dict(sample=5), "unknown parameter 'sample'; valid ones are: model, teacher"), (dict(evaluations='5,8'), 'pass odd numbers'),
+                                         (dict(ways='ddim'), 'choose of heun, euler, stochastic')])
+def test_wrong_evaluation_stops_at_once(wrong, said, tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match=said): run('evaluate_model', tmp_path, **wrong)
+    assert not (tmp_path/'reports.json').exists()
+
 def test_edit_notebook(tmp_path):
     import numpy as np
     from PIL import Image
@@ -48,7 +71,7 @@ def test_edit_notebook(tmp_path):
 
 @pytest.mark.parametrize('wrong, said', [(dict(iteration=8), "unknown parameter 'iteration'; valid ones are: preset, out_dir, minutes"),
                                          (dict(lr='fast'), "'lr' must be float"), (dict(preset='openmoji_cd'), 'valid ones are: openmoji32_edm'),
-                                         (dict(preset='openmoji32_ct'), 'use nbs/train_ct.ipynb')])
+                                         (dict(preset='openmoji32_ct'), 'use nbs/train_ct.ipynb'), (dict(tracker='tensorbord'), 'valid ones are: aim')])
 def test_wrong_parameter_stops_at_once(wrong, said, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError) as e: run('train_cd', tmp_path, **{**SHORT, **wrong})
     assert said in str(e.value)

@@ -1,0 +1,380 @@
+"""Every public function, preset field and parameter of a run against wrong input: one clear sentence, at once, and no file.
+
+ROWS holds one valid call per public function; each argument is then replaced by what a user may pass by mistake. The call has to end in an error
+of a clear kind, in one line, raised in our own code, in less than a second, without a new file; or in a result, where `ok` says that the value is legal.
+NaN and an empty batch are legal everywhere in the formulas: they pass through, as a look at the values would make a GPU wait; the training loop looks."""
+import functools, importlib, inspect, math, os, re, signal, tempfile, time, traceback, types
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+pytest.importorskip('hypothesis')
+import numpy as np, torch
+from hypothesis import given, settings, strategies as st
+from torch import Tensor, nn
+from test_imports import LIB, MODULES
+
+CLEAR = ValueError, TypeError, FileNotFoundError, RuntimeError   # a KeyError or an AttributeError tells of our code, not of what to pass
+HUGE = 10**18
+# Modules of which not every function has a row yet: take a name away, and add the rows that are asked for.
+PENDING = 'train parallel watch references stream launch evaluate objective files'.split()
+
+class Own:
+    "An argument that is an object of ours, or has no wrong values: not replaced."
+    def __init__(self, value): self.value = value
+
+class Row:
+    "A valid call: of the public name, or of `call`. `ok`: values that are legal, as 'argument.kind'. `dry`: it needs files that are not here, and is not made."
+    def __init__(self, call=None, /, ok='', dry=False, **args): self.call, self.ok, self.dry, self.args = call, set(ok.split()), dry, args
+
+def part(call=None, /, **args):
+    "A part of something larger, which has checked before: only the valid call is made."
+    return Row(call, **{n: Own(v) for n, v in args.items()})
+
+def wrong(v) -> dict:
+    "What may be passed by mistake where `v` is right."
+    if isinstance(v, Tensor):
+        floats = v.is_floating_point()
+        return dict(none=None, text='x', rank=v[None] if v.ndim < 4 else v[0], batch=torch.cat([v, v])[:-1] if len(v) > 1 else torch.cat([v]*3), empty=v[:0],
+                    dtype=v.long() if floats else v.float(), **dict(nan=v*math.nan, meta=v.to('meta')) if floats else dict(negative=v.long() - 99, large=v.long() + HUGE))
+    if isinstance(v, bool): return dict(none=None, text='x')
+    if isinstance(v, (int, float)):
+        return dict(none=None, text='3', list=[v], nan=math.nan, inf=math.inf, negative=-1 - v, zero=0, huge=HUGE if isinstance(v, int) else 1e300, **dict(fraction=v + 0.5) if isinstance(v, int) else {})
+    if isinstance(v, (str, Path)): return dict(none=None, number=3, unknown=type(v)('no such/thing'), empty='', nul='a\0b')
+    if isinstance(v, dict): return dict(none=None, text='x', empty={}, unknown={'no such': 1}, number=3)
+    if isinstance(v, (tuple, list, range)): return dict(none=None, number=3, text='x', empty=type(v)() if not isinstance(v, range) else (), nan=[math.nan]*len(v), words=['x']*len(v), negative=[-99]*len(v), nested=[[1]]*len(v))
+    if isinstance(v, np.ndarray): return dict(none=None, text='x', rank=v[0], dtype=v.astype(float), empty=v[:0])
+    return dict(none=None, text='x', number=3)   # a function, a network, a picture
+
+# ---- one valid call per public function
+
+NET = dict(image_size=16, model_channels=8, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[8])
+ADM = dict(image_size=16, model_channels=32, channel_mult=[1, 1], num_res_blocks=1, attention_resolutions=[8], num_head_channels=16)
+
+def gen(seed=0): return torch.Generator().manual_seed(seed)
+
+def road(tmp) -> dict:
+    from consistency_nb import core, distances, ema, grid, losses, nets, oracle, pfode, schedules, solvers
+    x, z = torch.randn(4, 3, 8, 8, generator=gen()), torch.randn(4, 3, 8, 8, generator=gen(1))
+    t, s, g = torch.tensor([1., 2., 3., 4.]), torch.tensor([.5, 1., 2., 3.]), grid.karras_grid(6)
+    n = torch.tensor([0, 1, 2, 3])
+    G, f, D = oracle.Gaussian(), oracle.Gaussian().consistency, oracle.Gaussian().denoise
+    M = oracle.Mixture(torch.randn(3, 2), torch.ones(3), torch.ones(3))
+    u, lin = x[:, :2, 0, 0].clone(), nn.Linear(2, 2)
+    unet = dict(channels=(8, 16), blocks=1, attention=(1,), emb=8)
+    return {
+        'core': dict(
+            check_index=Row(count=Own(4), n=n, ok='n.batch'), find_device=Row(device='cpu'),
+            check_batch=Row(x0=x, z=z), check_numbers=Row(whole=Own(True), least=Own(1), N=3, ok='N.huge'),
+            append_dims=Row(v=t, x=x), per_sample=[Row(t=t, x=x), Row(t=2., x=x, ok='t.zero t.huge x.rank x.batch')],
+            mix_seed=Row(seed=3, draw=1, ok='seed.zero draw.zero draw.huge'), per_sample_noise=Row(seeds=(1, 2), shape=(3, 8, 8), draw=1, ok='draw.zero draw.huge shape.empty'),
+            rng_state=Row(device='cpu'), replay=Row(lambda state: core.replay(state).__enter__(), state=core.rng_state('cpu'))),
+        'oracle': dict(
+            Gaussian=[Row(mean=0., std=.5, ok='mean.negative mean.zero mean.huge std.huge'), Row(G.sample, n=2, shape=(3, 8, 8), ok='n.zero shape.empty'), Row(G.logp, x=x, t=t), Row(G.score, x=x, t=t),
+                      Row(G.denoise, x=x, t=t), Row(G.flow, x=x, t=t, s=s), Row(G.consistency, x=x, t=t, eps=.002, ok='eps.zero eps.negative')],
+            Mixture=[Row(means=M.means, stds=M.stds, weights=M.weights), Row(M.sample, n=2, ok='n.zero'), *(Row(m, x=u, t=t) for m in (M.logp, M.score, M.denoise))]),
+        'pfode': dict(add_noise=Row(x0=x, t=t, z=z), denoised_to_score=Row(x=x, t=t, denoised=z), score_to_denoised=Row(x=x, t=t, score=z), slope=Row(x=x, t=t, denoised=z)),
+        'grid': dict(
+            check_grid=Row(grid=g, ok='grid.batch'), check_law=Row(mean=-1., std=1., ok='mean.zero mean.negative'),
+            karras_level=Row(u=g/80, eps=.002, T=80., rho=7., ok='u.rank u.batch'), karras_grid=Row(N=18, eps=.002, T=80., rho=7.),
+            levels_from_indices=Row(ts=(0, 22, 39), N=40, eps=.002, T=80., rho=7.), indices_from_levels=Row(levels=(80., 1.), N=40, eps=.002, T=80., rho=7.),
+            uniform_n=Row(B=4, N=18, ok='B.zero N.huge'), lognormal_probs=Row(grid=g, mean=-1.1, std=2., ok='mean.zero mean.negative grid.batch'),
+            lognormal_n=Row(B=4, grid=g, mean=-1.1, std=2., ok='B.zero mean.zero mean.negative'), lognormal_t=Row(B=4, mean=-1.2, std=1.2, ok='B.zero mean.zero mean.negative std.zero')),
+        'solvers': dict(
+            euler_step=Row(x=x, t=t, s=s, denoise=D), heun_step=Row(x=x, t=t, s=s, denoise=D), solve=Row(denoise=D, x=x, ts=g.flip(0), step=solvers.euler_step, ok='x.rank x.batch'),
+            edm_sample_ode=Row(denoise=D, x=x, n=3, eps=.002, T=80., rho=7., ok='x.rank x.batch'), churned=Row(x=x, t=2., gamma=.1, z=z, s_noise=1., ok='t.huge gamma.huge gamma.zero s_noise.zero s_noise.negative s_noise.huge'),
+            substeps=Row(step=solvers.euler_step, m=2, rho=7., ok='m.huge'),
+            edm_sample=Row(denoise=D, x=x, n=3, eps=.002, T=80., rho=7., churn=1., s_min=0., s_max=50., s_noise=1., noise=torch.zeros(3, *x.shape),
+                           ok='n.zero churn.zero churn.huge s_min.zero s_max.zero s_max.inf s_max.huge s_noise.zero s_noise.huge')),
+        'distances': dict(difference=Row(a=x, b=z), l1=Row(a=x, b=z), l2=Row(a=x, b=z), pseudo_huber=Row(a=x, b=z, c=.1, ok='c.zero c.huge'),
+                          LPIPS=[Row(net='squeeze', size=64, weights=Own(None), pnet_rand=Own(True), pool='max', ok='size.none'), Row(distances.LPIPS('squeeze', 32, pnet_rand=True), a=x, b=z)]),
+        'schedules': dict(
+            steps=Row(k=3, K=10, s0=2, s1=150, ok='k.zero k.huge k.negative K.huge'), mu=Row(N=4, s0=2, mu0=.9, ok='N.huge s0.huge'), mu_as_coded=Row(N=4, s0=2, mu0=.9, ok='N.huge s0.huge'),
+            ict_steps=Row(k=3, K=10, s0=10, s1=1280, ok='k.zero k.huge k.negative K.huge'), ect_ratio=Row(t=t, stage=2, q=2., k=8., b=1., ok='t.rank t.batch k.zero k.huge b.huge b.zero b.negative stage.zero'),
+            pd_steps=Row(k=3, each=10, s0=16, ok='k.zero k.huge k.negative each.huge'), pd_rate=Row(k=3, each=10, s0=16, ok='k.zero k.huge k.negative each.huge'),
+            growth=Row(k=3, K=10, stages=(3, 4, 6), hold=.2, ok='k.zero k.huge k.negative K.huge hold.zero')),
+        'losses': dict(
+            edm_weight=Row(t=t, sigma_data=.5, ok='t.rank t.batch'), edm_loss=Row(denoise=D, x0=x, t=t, z=z, sigma_data=.5),
+            consistency_loss=Row(f=f, f_target=f, x_t=x, t=t, point=lambda: z, s=s, distance=distances.l2),
+            cd_loss=Row(f=f, f_target=f, denoise=D, x0=x, z=z, n=n, grid=g, step=solvers.heun_step, distance=distances.l2, ok='grid.batch'),
+            ct_loss=Row(f=f, f_target=f, x0=x, z=z, n=n, grid=g, distance=distances.l2, ok='grid.batch'), inverse_gap=Row(t=t, s=s),
+            pd_loss=Row(denoise=D, teacher=D, x0=x, z=z, i=n, S=4, eps=.002, T=80., rho=7., distance=distances.l2)),
+        'ema': dict(EMA=[Row(model=lin), Row(ema.EMA(lin).update, model=lin, rate=.9, ok='rate.zero')],
+                    halflife_to_rate=Row(halflife_images=1e5, batch=8, seen=1e3, ramp=.05, ok='halflife_images.zero halflife_images.huge seen.zero seen.huge ramp.zero ramp.huge batch.huge')),
+        'nets': dict(
+            zero_init=part(layer=nn.Linear(2, 2)), LevelEmbedding=part(dim=8), norm=Row(channels=16), ResBlock=part(cin=8, cout=8, emb=8), Attention=Row(channels=64, head_channels=Own(32)),
+            Stage=part(cin=8, cout=8, emb=8, dropout=0., attend=True), check_unet=part(s=nets.UNet(**unet).spec), check_inputs=part(x=x, c_noise=t, y=None, channels=3, side=4, classes=None),
+            UNet=[Row(**unet, patch=2, dropout=.1, num_classes=3, in_channels=3, ok='attention.empty dropout.zero'), Row(nets.UNet(**unet, num_classes=3), x=x, c_noise=t, y=n[:4] % 3)])}
+
+def networks(tmp) -> dict:
+    from consistency_nb import adm, ncsnpp
+    x, c, y = torch.zeros(2, 3, 16, 16), torch.zeros(2), torch.tensor([0, 1])
+    song, net = ncsnpp.SongUNet(**NET, num_classes=3, augment_dim=4), adm.ADMUNet(**ADM, num_classes=3)
+    spec = song.spec
+    stage = lambda cin, cout, attend=False, resample=None: nn.Identity()
+    plain = ncsnpp.SongUNet(**NET)
+    config = adm.diffusers_config(adm.ADMUNet(**ADM))
+    return {
+        'ncsnpp': dict(
+            fir_kernel=Row(taps=(1, 3, 3, 1)), Resample=part(taps=(1, 1)), group_norm=Row(channels=16), xavier=part(layer=nn.Linear(2, 2)), SongBlock=part(cin=8, cout=8, emb=8),
+            SongAttention=part(channels=8), NoiseEmbedding=part(features=8, width=8, kind='fourier'), PyramidConv=part(cin=3, cout=8, taps=(1, 1)), SongStage=part(cin=8, cout=8, emb=8),
+            levels=part(s=spec), down_path=part(s=spec, stage=stage), up_path=part(s=spec, skips=ncsnpp.down_path(spec, stage)[2], stage=stage),
+            check_settings=part(s=spec), check_call=part(s=spec, x=x, c_noise=c, y=None, augment=None), known=part(net=song, y=None, augment=None, c_noise=c),
+            SongUNet=[Row(**NET, embedding='fourier', encoder='residual', resample_filter=(1, 1), num_classes=3, augment_dim=4, dropout=.1, in_channels=3, fourier_scale=16.,
+                          ok='attn_resolutions.empty dropout.zero augment_dim.zero'),
+                      Row(song, x=x, c_noise=c, y=y, augment=torch.zeros(2, 4), ok='y.none augment.none')],
+            ncsnpp=Row(model_channels=8, num_blocks=1), ddpmpp=Row(model_channels=8, num_blocks=1), edm_stages=part(net=song), edm_names=part(net=song), flax_names=part(net=plain),
+            assemble=part(net=plain, tensors=plain.state_dict(), names={k: (k,) for k in plain.state_dict()}, convert=lambda k, parts: parts[0]),
+            from_edm=Row(net=Own(plain), tensors={ncsnpp.edm_names(plain)[k][0]: v for k, v in plain.state_dict().items()}), flat=part(params=dict(a=dict(b=1))),
+            from_flax=Row(net=Own(plain), params=dict(a=c), dry=True), check_weights=Row(tensors=dict(a=c), ok='tensors.unknown')),
+        'adm': dict(
+            timestep_embedding=part(label=c, dim=8), ADMEmbedding=part(dim=8, emb=8), group_norm=Row(channels=32, least=Own(1)), ADMBlock=part(cin=32, cout=32, emb=8),
+            ADMAttention=part(channels=64), walk=part(spec=net.spec), check_adm=part(spec=net.spec), ADMStage=part(s=net.plan[0], spec=net.spec), 
+            ADMUNet=[Row(**ADM, num_classes=3, dropout=.1, in_channels=3, label_scale=1000., group_channels=1, ok='attention_resolutions.empty label_scale.negative label_scale.zero dropout.zero'),
+                     Row(net, x=x, c_noise=c, y=y)],
+            imagenet64=Row(**(ADM | dict(num_classes=3)), ok='attention_resolutions.empty num_classes.none'), lsun256=Row(**ADM, ok='attention_resolutions.empty'), layer_names=Row(net=Own(net), whose='openai'), qkv_rows=Row(v=Own(torch.zeros(12, 2)), heads=Own(2), order='heads_three'),
+            check_conventions=part(net=net, conventions=adm.OPENAI_CONVENTIONS, name='x'),
+            from_openai=Row(net=Own(net), tensors=dict(fine=c), dry=True),
+            from_edm=Row(net=Own(net), tensors=dict(fine=c), dry=True),
+            from_diffusers=Row(net=Own(net), tensors=dict(fine=c), dry=True),
+            diffusers_config=part(net=adm.ADMUNet(**ADM)), to_diffusers=part(net=adm.ADMUNet(**ADM)), spec_from_diffusers=Row(config=config))}
+
+def files(tmp) -> dict:
+    from PIL import Image
+    from consistency_nb import data, folders, foreign, presets
+    tmp = tmp/'in'; (tmp/'zoo'/'a').mkdir(parents=True); (tmp/'zoo'/'b').mkdir()
+    pic = Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 10, 3), dtype=np.uint8))
+    for n in 'a/1.png', 'b/2.png': pic.save(tmp/'zoo'/n)
+    bytes_ = torch.zeros(4, 3, 8, 8, dtype=torch.uint8); np.save(tmp/'a.npy', bytes_.numpy()); np.savez(tmp/'a.npz', arr_0=bytes_.numpy())
+    torch.save({'a': torch.zeros(2)}, tmp/'a.pt')
+    batch, flip, index = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([True, False, True, False]), torch.tensor([0, 1])
+    images, folder = data.Images(bytes_), folders.Folder(folders.Files(tmp/'zoo', ['a/1.png', 'b/2.png'], 8))
+    whole = presets.preset('openmoji32_cd')
+    return {
+        'folders': dict(
+            as_floats=Row(b=batch, flip=flip, ok='flip.meta'), eight_bits=part(im=pic), upright=part(im=pic), middle=part(im=pic, w=4, h=4), square=part(im=pic, size=8), check_square=part(size=8, channels=3), check_labels=part(labels=index, count=2, name='x'),
+            picture_files=Row(folder=tmp/'zoo', ok='folder.empty folder.unknown'), class_labels=part(names=['a/1.png', 'b/2.png']), read_square=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3),
+            Files=[Row(folder=Own(tmp/'zoo'), names=Own(['a/1.png']), size=8, channels=3), Row(folders.Files(tmp/'zoo', ['a/1.png'], 8).__getitem__, i=Own(0))],
+            open_lmdb=part(lambda folder: None, folder=tmp), Records=part(lambda folder: None, folder=tmp), channels_first=Row(a=bytes_.numpy(), name=Own('x'), ok='a.empty'), read_arrays=Row(path=tmp/'a.npy'),
+            folder_ranks=part(lambda table: 0, table=tmp), downsampled=part(lambda files: None, files=[]),
+            faults=part(pictures=folder.pictures), read_all=part(pictures=folder.pictures), fingerprint=part(folder=tmp/'zoo', names=['a/1.png']),
+            Folder=[Row(pictures=Own(folder.pictures), labels=index, threads=1), Row(folder.batch, index=index, flip=flip[:2])]),
+        'data': dict(
+            Images=[Row(images=batch, labels=torch.arange(4), ok='labels.meta'), Row(images.batch, index=index, flip=flip[:2], ok='index.batch')],
+            to_bytes=Row(x=batch.float(), ok='x.rank x.batch'), cache_folder=part(), write_whole=part(lambda path: None, path=tmp), digest=part(x=batch), cached=part(path=tmp/'kept.safetensors', make=lambda: batch),
+            render=part(lambda svg: None, svg=''), openmoji=Row(size=32), pictures=Row(folder=tmp/'zoo', size=8, channels=3, memory=1., ok='memory.zero memory.huge'),
+            arrays=Row(path=tmp/'a.npy', size=8, memory=1., ok='memory.zero memory.huge'), cifar10=Row(root=tmp/'cifar10', dry=True),
+            imagenet=Row(folder=tmp/'imagenet', size=64, dry=True), place=part(name='cifar10', kind='cifar10', root=tmp),
+            by_path=part(path=tmp/'zoo', size=8, channels=3, memory=1.), dataset=Row(name=str(tmp/'zoo'), size=8, channels=3, memory=1., ok='memory.zero memory.huge'),
+            measure_sigma_data=Row(data=images, sample=4, ok='sample.huge'), check_sigma_data=Row(data=images, sigma_data=1., tolerance=.25, ok='tolerance.zero tolerance.huge sigma_data.huge')),
+        'presets': dict(
+            Preset=Row(**{f: Own(getattr(whole, f)) for f in whole.__dataclass_fields__}), check_preset=part(p=whole), same_type=part(name='x', old=1, new=2), override=Row(preset=whole, lr=.1, ok='lr.huge'),
+            preset=Row(name='openmoji32_cd'), read_parameters=part(declared=dict(n=1), given=dict(n=2))),
+        'foreign': dict(
+            wanted=part(e=ValueError('GLOBAL a.b')), Refused=part(name='a', what='b'), read_pt=Row(path=tmp/'a.pt'), Record=part(), Reader=part(lambda file: None, file=''), tensor=part(lambda r: 0, r=None),
+            state_of=part(lambda r: 0, r=None), gather=part(lambda r: 0, r=None), plain=part(v=1), facts_of=part(lambda r: 0, r=None), read_edm=Row(path=tmp/'edm.pkl', dry=True),
+            array=part(lambda unpack: 0, unpack=None), whole=part(d={}), read_flax=Row(path=tmp/'checkpoint_1', limit=9, dry=True))}
+
+def models(tmp) -> dict:
+    from consistency_nb import checkpoints as ck, cost, edit, nets, oracle, precond, presets, sample, adm, ncsnpp
+    net = nets.UNet((8, 8), blocks=1, patch=1, attention=(), emb=8)
+    f, out = precond.Consistency(net), tmp/'out'; out.mkdir()
+    f.facts = dict(image_size=8)
+    x, t = torch.randn(2, 3, 8, 8, generator=gen()), torch.tensor([1., 2.])
+    ck.save(f, tmp/'in'/'m.safetensors')
+    big, G = precond.Consistency(adm.ADMUNet(**ADM)), oracle.Gaussian().consistency
+    p, D = presets.preset('openmoji32_cd'), precond.Denoiser(net)
+    lv, edits = (80., 1.), 'eps.zero'
+    return {
+        'precond': dict(
+            edm_scalings=Row(t=t, sigma_data=.5, ok='t.rank t.batch'), cm_scalings=Row(t=t, sigma_data=.5, eps=.002, ok='t.rank t.batch eps.zero'),
+            Denoiser=[Row(net=net, sigma_data=.5), Row(D, x=x, t=t)], Consistency=[Row(net=net, sigma_data=.5, eps=.002, T=80.), Row(f, x=x, t=t)]),
+        'sample': dict(
+            start=Row(seeds=(1, 2), shape=(3, 8, 8), T=80., ok='shape.empty'), onestep=Row(f=G, x=x, T=80., ok='x.rank x.batch'), check_levels=Row(levels=lv, eps=.002, T=80.), multistep=Row(f=G, x=x, levels=lv, eps=.002, seeds=(1, 2), T=80., ok='x.rank'),
+            generate=Row(draw=lambda x, s: x, seeds=(1, 2), shape=(3, 8, 8), T=80., batch=1, ok='shape.empty batch.huge'), labelled=Row(f=G, seeds=(1, 2), classes=3, ok='seeds.empty classes.none classes.zero'), Found=part(levels=lv, indices=(0, 1), score=1., tried={}),
+            search_levels=Row(score=lambda levels: 1., N=8, steps=2, eps=.002, T=80., rho=7.), known_levels=part(model=f), sampler=Row(model=f, steps=1, levels=(80.,), ok='levels.none'),
+            draw=Row(model=f, n=2, steps=1, seed=3, levels=(80.,), batch=2, shape=(3, 8, 8), ok='seed.zero levels.none batch.huge shape.empty')),
+        'checkpoints': dict(
+            from_pretrained=Row(name_or_path=str(tmp/'in'/'m.safetensors')), make_net=Row(spec=net.spec), blank=part(make=lambda: net), fill=part(net=net, state=net.state_dict()), place=part(model=f),
+            save=Row(model=f, path=out/'m.safetensors'), optional=part(package='json', why='a test'), fetch=part(lambda repo_id: 0, repo_id='a/b'), shipped=part(),
+            find=Row(name_or_path='openmoji32-cd'), read=Row(path=tmp/'in'/'m.safetensors'), load_own=Row(path=tmp/'in'/'m.safetensors'), load=Row(name_or_path=str(tmp/'in'/'m.safetensors'), device='cpu', ok='device.empty'),
+            save_pretrained=Row(model=f, folder=out/'folder', ok='folder.unknown folder.empty'), push_to_hub=part(lambda model: 0, model=f), publish=part(lambda net: 0, net=net), openai_net=part(lambda tensors: 0, tensors={}),
+            load_openai=Row(source=dict(a=t), dry=True), edm_spec=part(lambda tensors: 0, tensors={}), load_edm=Row(source=dict(a=t), dry=True), load_jcm=Row(source=dict(a=t), net=Own(ncsnpp.SongUNet(**NET)), dry=True), described=part(lambda path: 0, path=''),
+            from_diffusers=Row(path=tmp/'pipeline', dry=True), to_diffusers=Row(model=big, path=out/'pipeline', num_train_timesteps=40, ok='path.unknown path.empty num_train_timesteps.huge'),
+            to_onnx=part(lambda model: 0, model=f),   # half a minute; the notebook has its errors
+            check_onnx=part(lambda model: 0, model=f)),
+        'cost': dict(
+            forward_cost=part(lambda net: 0, net=net), passes=part(p=p), lpips_flops=part(lambda: 0), copies=part(p=p), images_per_device=part(p=p),
+            matmul_rate=Row(device='cpu', size=16, seconds=.01), Cost=part(lambda: 0), estimate=Row(p=p, flops_per_s=1e12, share=.4, channels=3, ok='flops_per_s.huge')),
+        'edit': dict(
+            noised=Row(y=x, level=.5, seeds=(1, 2), ok='level.zero'), zero_shot=Row(f=G, y=x, keep=lambda x, y: x, levels=lv, seeds=(1, 2), ok=edits), keep_pixels=part(x=x, y=x, mask=x > 0), check_pair=part(x=x, y=x), check_colours=part(y=x),
+            inpaint=Row(f=G, y=x, mask=torch.ones(8, 8), levels=lv, x=x, eps=.002, ok='mask.rank mask.dtype ' + edits), grey=Row(y=x, ok='y.batch'), keep_grey=Row(x=x, y=x),
+            colorize=Row(f=G, y=x, levels=lv, ok='y.batch'), pixelate=Row(y=x, factor=2, ok='y.batch'), keep_means=Row(x=x, y=x, factor=2), super_resolve=Row(f=G, y=x, levels=lv, factor=2, ok='y.batch'),
+            stroke=Row(f=G, y=x, levels=lv, x=x, eps=.002, ok=edits), denoise=Row(f=G, x=x, t=1., eps=.002, T=80., ok='x.rank x.batch T.huge'), slerp=Row(z1=x, z2=-x[:, :, :1].expand_as(x), alpha=.3, ok='alpha.negative alpha.zero alpha.list'),
+            interpolate=Row(f=G, z1=x, z2=x.flip(0), alpha=.3, T=80., ok='alpha.negative alpha.zero alpha.list'))}
+
+def leaves(tmp) -> dict:
+    from consistency_nb import viz
+    x, a, out = torch.zeros(2, 3, 8, 8), np.zeros((4, 4, 3), np.uint8), tmp/'out'
+    import matplotlib.pyplot as plt
+    shut = lambda fn: functools.wraps(fn)(lambda **k: (fn(**k), plt.close('all'))[1])
+    log = [dict(step=1, loss=1.), dict(step=2, loss=2.)]
+    return {'viz': dict(
+        to_uint8=Row(x=x, ok='x.batch'), grid_image=Row(x=x, ncol=1, pad=1, ok='ncol.huge pad.zero x.batch'), enlarge=Row(a=a, scale=2, ok='a.dtype a.empty'), save_grid=Row(x=x, path=out/'a.png', ncol=1, scale=2, pad=1, ok='ncol.huge pad.zero x.batch'),
+        show_grid=Row(shut(viz.show_grid), x=x, ncol=1, scale=1., pad=1, ok='ncol.huge pad.zero x.batch'), compare=Row(shut(viz.compare), rows=dict(a=x, b=x), path=out/'b.png', scale=1.5, pad=1, ok='pad.zero'),
+        curves=Row(shut(viz.curves), metrics_jsonl=log, keys=['loss'], x='step', ok='keys.empty'))}
+
+# ---- the walk
+
+ROAD = [m.stem for m in MODULES]
+PUBLIC = [(m, n) for m in ROAD for n in importlib.import_module(f'consistency_nb.{m}').__all__ if callable(f := getattr(importlib.import_module(f'consistency_nb.{m}'), n)) and not (isinstance(f, type) and issubclass(f, tuple))]   # a named tuple checks nothing
+
+@pytest.fixture(scope='module')
+def rows(tmp_path_factory):
+    tmp = tmp_path_factory.mktemp('fuzz')
+    return {**road(tmp), **networks(tmp), **files(tmp), **models(tmp), **leaves(tmp)}
+
+@contextmanager
+def at_once(seconds=20):
+    "A call that never ends is ended."
+    def late(*_): raise TimeoutError(f'still running after {seconds} s')
+    old = signal.signal(signal.SIGALRM, late); signal.setitimer(signal.ITIMER_REAL, seconds)
+    try: yield
+    finally: signal.setitimer(signal.ITIMER_REAL, 0); signal.signal(signal.SIGALRM, old)
+
+def finite(v):
+    if isinstance(v, Tensor): return not v.is_floating_point() or v.is_meta or bool(v.isfinite().all())
+    if isinstance(v, float): return math.isfinite(v)
+    return not isinstance(v, (tuple, list)) or all(map(finite, v))
+
+def verdict(call, args) -> str:
+    "'' for a clear error, 'result' for a finite one, else what is wrong."
+    start = time.process_time()   # not by the clock: the machine may be busy
+    try:
+        with at_once(): out = call(**args)
+    except CLEAR as e:
+        said, where = str(e), traceback.extract_tb(e.__traceback__)[-1].filename
+        if Path(where).parent != LIB and Path(where).name not in ('pathlib.py', '<frozen posixpath>', '<frozen os>') and not (isinstance(e, FileNotFoundError) and e.filename): return f'{type(e).__name__} from {Path(where).name}: {said[:150]}'
+        if '\n' in said or not 12 <= len(said) <= 600: return f'not one line: {said[:150]!r}'
+    except Exception as e: return f'{type(e).__name__}: {str(e)[:150]}'
+    else: return 'result' if finite(out) else f'no finite result'
+    took = time.process_time() - start
+    return '' if took < 1 else f'took {took:.1f} s'
+
+def written(tmp) -> set: return {(p, p.stat().st_mtime_ns) for top in (tmp, *tmp.parent.glob('fuzz*')) for p in top.rglob('*') if p.is_file()}
+
+def faults(row, call, tmp) -> list[str]:
+    found = []
+    args = {n: v.value if isinstance(v, Own) else v for n, v in row.args.items()}
+    if not row.dry: assert (got := verdict(call, args)) == 'result', f'the valid call: {got}'
+    try: optional = {n for n, p in inspect.signature(call).parameters.items() if p.default is None}
+    except ValueError: optional = set()
+    for name, v in row.args.items():
+        if isinstance(v, Own): continue
+        for how, bad in wrong(v).items():
+            if how == 'none' and name in optional or not isinstance(bad, (Tensor, np.ndarray)) and not isinstance(v, bool) and type(bad) is type(v) and bad == v: continue
+            before = written(tmp)
+            got = verdict(call, args | {name: bad})
+            if got != 'result' and (new := written(tmp) - before): got = f'wrote {[p.name for p, _ in new]}'
+            if isinstance(v, Tensor) and (how in ('nan', 'empty', 'meta') and got in ('result', 'no finite result') or how == 'meta' and 'Error from ' in got): continue
+            if got == 'result' and f'{name}.{how}' in row.ok: continue
+            if got: found.append(f'{name}.{how}: {got}')
+    return found
+
+@pytest.mark.parametrize('module, name', PUBLIC, ids=lambda v: v)
+def test_wrong_arguments(module, name, rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path); monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    if module in PENDING and name not in rows.get(module, {}): pytest.skip('its module is not walked through yet')
+    assert name in rows.get(module, {}), 'a public function without a row in ROWS: add a valid call'
+    r = rows[module][name]
+    found = [f for row in (r if isinstance(r, list) else [r]) for f in faults(row, row.call or getattr(importlib.import_module(f'consistency_nb.{module}'), name), tmp_path)]
+    assert not found, f'{len(found)}:\n' + '\n'.join(found)
+
+# ---- numbers of any kind, by hypothesis
+
+ANY = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=True, allow_infinity=True), st.text(max_size=5), st.lists(st.integers(), max_size=3), st.just(torch.ones(2)))
+MANY = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+
+@MANY
+@given(st.data())
+def test_any_number(data):
+    "Schedules and grids answer with a finite number or with a clear error, whatever is put in the place of one argument."
+    from consistency_nb import core, ema, grid, schedules
+    calls = [(schedules.steps, dict(k=3, K=10, s0=2, s1=150)), (schedules.mu, dict(N=4, s0=2, mu0=.9)), (schedules.ict_steps, dict(k=3, K=10, s0=10, s1=1280)), (schedules.pd_steps, dict(k=3, each=10, s0=16)),
+             (schedules.pd_rate, dict(k=3, each=10, s0=16)), (schedules.growth, dict(k=3, K=10, hold=.2)), (ema.halflife_to_rate, dict(halflife_images=1e5, batch=8, seen=1e3, ramp=.05)),
+             (grid.karras_level, dict(u=torch.ones(1), eps=.002, T=80., rho=7.)), (grid.check_law, dict(mean=0., std=1.)), (core.mix_seed, dict(seed=3, draw=1))]
+    call, args = data.draw(st.sampled_from(calls))
+    bad = {data.draw(st.sampled_from([*args])): data.draw(ANY)}
+    assert verdict(call, args | bad) in ('', 'result'), f'{call.__name__}({bad}): {verdict(call, args | bad)}'
+
+# ---- presets and parameters
+
+def fields():
+    from consistency_nb.presets import Preset
+    return [f.name for f in Preset.__dataclass_fields__.values()]
+
+LEGAL = dict(lr='huge', warmup='zero', lr_decay='zero', clip='zero', t_mean='negative zero', growth='empty', net='empty unknown', teacher='empty unknown', name='unknown', data='unknown', init='unknown')
+for n in 's0 s1 mu0 mu ema ema_ramp huber_c dropout teacher_N'.split(): LEGAL[n] = 'zero'
+
+@pytest.mark.parametrize('method', ['edm', 'cd', 'ct', 'pd'])
+@pytest.mark.parametrize('field', fields())
+def test_preset_field(field, method):
+    "Every wrong value of every field is refused at once, whoever makes the record."
+    import dataclasses
+    from consistency_nb.presets import Preset, override, preset
+    p = preset(f'openmoji32_{method}')
+    for how, bad in wrong(getattr(p, field)).items():
+        if type(bad) is type(getattr(p, field)) and bad == getattr(p, field) or how in ('negative', 'empty') and getattr(p, field) in ((), '') and bad in ((), ''): continue
+        if field in ('warmup', 's0', 's1') and how == 'negative' or how not in LEGAL.get(field, '').split():
+            if isinstance(getattr(p, field), tuple) and bad == []: continue
+            for make in (lambda: override(p, **{field: bad}), lambda: Preset(**(dataclasses.asdict(p) | {field: bad}))):
+                assert verdict(make, {}) == '', f'{field}={bad!r}: {verdict(make, {})}'
+
+@MANY
+@given(st.data())
+def test_any_preset_value(data):
+    "A record that is accepted can be asked for its schedules at every step."
+    from consistency_nb.objective import ema_at, levels_at, lr_at, mu_at
+    from consistency_nb.presets import PRESETS, override
+    p = data.draw(st.sampled_from([*PRESETS.values()]))
+    field = data.draw(st.sampled_from(fields()))
+    try: q = override(p, **{field: data.draw(ANY)})
+    except ValueError as e: assert '\n' not in str(e).replace(repr(p.net), ''); return
+    for k in (0, q.iterations // 2, q.iterations - 1):
+        N = levels_at(q, k, q.iterations)
+        assert N >= 2 and all(math.isfinite(v) for v in (lr_at(q, k, q.iterations), ema_at(q, k), mu_at(q, N) if q.method in ('cd', 'ct') else 0.))
+
+RUNS = sorted(p for p in (LIB.parent/'nbs').glob('*.ipynb') if p.name[0].isalpha() and p.stem != 'index')
+
+def first_cells(path):
+    "The source of a run's parameters, and what it declares."
+    import json
+    cell = next(''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if 'parameters' in c['metadata'].get('tags', []))
+    scope = {}; exec(cell, scope)
+    return {n: v for n, v in scope['declared'].items() if not n.startswith('_')}
+
+@pytest.mark.parametrize('path', RUNS, ids=lambda p: p.stem)
+def test_parameters(path):
+    "Every parameter of every run: a wrong type, NaN, infinity, a number below 0 or a huge one, an unknown device, an unknown name."
+    from consistency_nb.presets import read_parameters
+    declared = first_cells(path)
+    ask = lambda **given: verdict(lambda: read_parameters(declared, {**declared, **given}), {})
+    assert ask() == 'result' and ask(no_such=1) == ''
+    for n, v in declared.items():
+        for how, bad in wrong(v).items():
+            if how in ('zero', 'empty', 'unknown', 'nul') and n != 'device' or type(bad) is type(v) and (bad == v or how == 'negative' and bad >= 0): continue
+            if isinstance(v, bool) and isinstance(bad, bool): continue
+            assert ask(**{n: bad}) == '', f'{n}={bad!r}: {ask(**{n: bad})}'
+
+@pytest.mark.parametrize('run, given, said', [('train_ct', dict(minutes=math.nan), "parameter 'minutes' must be a number from 0"), ('generate', dict(seed=-1), "parameter 'seed' must be a number from 0"),
+                                              ('train_cd', dict(growth=[9, 3]), 'pass rising numbers of levels'), ('generate', dict(device='gpu'), "must be 'auto', 'cpu' or 'cuda'")])
+def test_a_run_stops_at_once(run, given, said, tmp_path, monkeypatch):
+    "The first cells of a run, really executed, with what papermill puts between them: nothing is written."
+    import json
+    cells = [c for c in json.loads((LIB.parent/f'nbs/{run}.ipynb').read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    k = next(i for i, c in enumerate(cells) if 'parameters' in c['metadata'].get('tags', []))
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    exec(''.join(cells[k]['source']), scope); scope.update(given, out_dir=str(tmp_path/'run'))
+    with pytest.raises(ValueError, match=said): exec(''.join(cells[k + 1]['source']), scope)
+    assert not list(tmp_path.rglob('*'))
