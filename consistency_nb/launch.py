@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GRACE', 'OPTIONS', 'distance_of', 'step_of', 'ingredients', 'environments', 'follow_parent', 'Child', 'start',
-           'raise_failure', 'fit_in_processes', 'enough_devices', 'read_options', 'main']
+           'raise_failure', 'pictures', 'fit_in_processes', 'enough_devices', 'truth', 'read_options', 'main']
 
 # %% ../nbs/18b_launch.ipynb #96f5494c
 import argparse, dataclasses, json, os, signal, socket, subprocess, sys, threading, time
@@ -14,11 +14,17 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-from .solvers import euler_step, heun_step
+from torchvision.utils import save_image
+from .grid import karras_grid
+from .solvers import euler_step, heun_step, solve
+from .sample import labelled, onestep, start as noise_of
 from .distances import LPIPS, l1, l2, pseudo_huber
 from .data import Images, dataset
 from .presets import Preset, override, preset as find_preset
-from .train import Run, Stop, accelerator, fit, resume, run_folder
+from .objective import levels_at
+from .watch import check_tracker
+from .parallel import accelerator, any_of
+from .train import Run, Stop, averaged, fit, resume, run_folder
 from .checkpoints import load, make_net, save
 
 # %% ../nbs/18b_launch.ipynb #fa0c610c
@@ -128,6 +134,27 @@ def raise_failure(children: list[Child]):
     for c in children: c.proc.kill()
     raise RuntimeError('\n'.join(c.fate() for c in sorted(ended, key=lambda c: (alone(c), c not in first))))
 
+# %% ../nbs/18b_launch.ipynb #21b7d5ed
+def pictures(
+    p: Preset,
+    shape: tuple,  # of an image
+    out: Path,     # folder of latest.png
+    device,
+) -> Callable:     # an `on_log` that returns the images
+    "Draw twelve images of the average: in one step (CD, CT), along the nine levels of a grid (EDM), or with the steps of the present stage (PD)."
+    x, classes, due = noise_of(range(12), shape, p.T, device=device), p.net.get('num_classes'), 0.
+    @torch.no_grad()
+    def on_log(run, record):
+        nonlocal due
+        began, f = time.perf_counter(), labelled(run.averaged, range(12), classes)
+        if not any_of(run.acc, began > due)[0] if run.shard else began <= due: return None
+        S = 9 if p.method == 'edm' else levels_at(p, run.k - 1, run.K) - 1
+        seen = onestep(f, x, p.T) if p.method in ('cd', 'ct') else solve(f, x, karras_grid(S + 1, p.eps, p.T, p.rho).flip(0), euler_step)
+        if run.acc.is_main_process: save_image(seen.clamp(-1, 1), out/'latest.png', nrow=12, normalize=True, value_range=(-1, 1))
+        due = time.perf_counter() + 20 * (time.perf_counter() - began)
+        return seen
+    return on_log
+
 # %% ../nbs/18b_launch.ipynb #428c0f19
 def fit_in_processes(
     p: Preset,
@@ -139,7 +166,7 @@ def fit_in_processes(
     step: Callable | None = None,
     minutes: float | None = None,
     seed: int = 0,
-    on_log: Callable | None = None,  # called with one process only
+    on_log: Callable | None = None,  # called with one process only; several draw `pictures`
     device: str | None = None,
     accumulate: int = 1,
     num_processes: int = 1,   # over all machines
@@ -147,13 +174,16 @@ def fit_in_processes(
     node_rank: int = 0,       # which of them this is
     address: str = '',        # of machine 0
     port: int = 0,            # free on machine 0
+    shard: bool = False,      # as for `fit`
+    tracker: str = '',
 ) -> Run:
     "`fit`, in this process or in several."
-    if num_processes == 1: return fit(p, net, data, out_dir, teacher, distance, step, minutes, seed, on_log=on_log, device=device, accumulate=accumulate)
+    if num_processes == 1: return fit(p, net, data, out_dir, teacher, distance, step, minutes, seed, on_log=on_log, device=device, accumulate=accumulate, tracker=tracker)
+    check_tracker(tracker)
     enough_devices(num_processes // num_nodes, device)
     out = Path(out_dir).resolve(); out.mkdir(parents=True, exist_ok=True)
     (out/'preset.json').write_text(json.dumps(dataclasses.asdict(p), indent=1), encoding='utf-8')
-    command = [sys.executable, '-m', 'consistency_nb.launch', '--preset', str(out/'preset.json'), '--out_dir', str(out), '--seed', str(seed), '--accumulate', str(accumulate)]
+    command = [sys.executable, '-m', 'consistency_nb.launch', '--preset', str(out/'preset.json'), '--out_dir', str(out), '--seed', str(seed), '--accumulate', str(accumulate), '--shard', str(shard), '--tracker', tracker]
     start(command + ['--minutes', str(minutes or 0), '--device', device or 'auto'], num_processes, num_nodes, node_rank, address, port)
     run = resume(out/'checkpoint.safetensors', lambda K: Run(p, net, data, K, seed, teacher, distance, step, device), p, seed, device)
     if run is None: raise RuntimeError(f'stopped before the first checkpoint in {out.name}: the same call begins again')
@@ -165,7 +195,11 @@ def enough_devices(here: int, device: str | None):
     if here > count: raise ValueError(f"this machine has {count} devices, not {here}: set num_processes={count}, or device='cpu' to share the processor")
 
 # %% ../nbs/18b_launch.ipynb #da294d6e
-OPTIONS = dict(preset=str, out_dir=str, minutes=float, seed=int, device=str, accumulate=int, num_processes=int, num_nodes=int, node_rank=int, address=str, port=int)
+def truth(s: str) -> bool:
+    if s not in ('True', 'False'): raise argparse.ArgumentTypeError(f'it must be True or False, not {s!r}')
+    return s == 'True'
+
+OPTIONS = dict(preset=str, out_dir=str, minutes=float, seed=int, device=str, accumulate=int, shard=truth, tracker=str, num_processes=int, num_nodes=int, node_rank=int, address=str, port=int)
 
 def read_options(
     argv: list[str],  # such as ['--preset', 'openmoji32_ct', '--batch', '64']
@@ -189,14 +223,18 @@ def main(argv: list[str] | None = None):
     argv = sys.argv[1:] if argv is None else argv
     p, o = read_options(argv)
     n, device = o.get('num_processes', 1), None if o.get('device', 'auto') == 'auto' else o['device']
+    check_tracker(o.get('tracker', ''))
     if n > 1 and 'RANK' not in os.environ:
         enough_devices(n // o.get('num_nodes', 1), device)
         return start([sys.executable, '-m', 'consistency_nb.launch', *argv], n, **{k: o[k] for k in ('num_nodes', 'node_rank', 'address', 'port') if k in o})
     follow_parent()
     acc, out = accelerator(device), run_folder(o.get('out_dir', f'runs/{p.name}'))
     if acc.is_main_process: (out/'preset.json').write_text(json.dumps(dataclasses.asdict(p), indent=1), encoding='utf-8')
-    run = fit(p, **ingredients(p, acc.device, o.get('seed', 0)), out_dir=out, minutes=o.get('minutes') or None, seed=o.get('seed', 0), device=device, accumulate=o.get('accumulate', 1))
-    if acc.is_main_process and run.k == run.K: save(run.averaged, out/'model.safetensors', preset=p.name, image_size=p.image_size)
+    made = ingredients(p, acc.device, o.get('seed', 0))
+    same = {n: o[n] for n in ('seed', 'accumulate', 'shard', 'tracker') if n in o}
+    run = fit(p, **made, out_dir=out, minutes=o.get('minutes') or None, device=device, on_log=pictures(p, made['data'].shape, out, acc.device), **same)
+    model = averaged(run)
+    if acc.is_main_process and run.k == run.K: save(model, out/'model.safetensors', preset=p.name, image_size=p.image_size)
     if dist.is_initialized(): dist.destroy_process_group()
 
 # %% ../nbs/18b_launch.ipynb #c7df7cec

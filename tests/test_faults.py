@@ -8,7 +8,7 @@ import torch
 
 from consistency_nb.files import before, latest_state, read_state, write_state
 from consistency_nb.train import Run, resume
-from processes import DATA, ROOT, Net, environment, l2, tiny, train
+from processes import DATA, ROOT, Net, environment, l2, last_step, line_with, survived, tiny, train
 
 SCRIPT = ROOT/'tests/processes.py'
 WIDE = 300   # width of a network whose checkpoint takes about as long to write as a step takes
@@ -48,33 +48,44 @@ def files(out): return out/'checkpoint.safetensors', before(out/'checkpoint.safe
 @pytest.mark.parametrize('share', [0., 0.001, 0.3, 0.999])
 def test_truncated(share, stopped, whole, capfd):
     latest, older = files(stopped)
-    content = latest.read_bytes(); latest.write_bytes(content[:int(share * len(content))])
+    content, k = latest.read_bytes(), last_step(stopped); latest.write_bytes(content[:int(share * len(content))])
     fit_here(stopped)
     said = capfd.readouterr().out
     assert 'checkpoint.safetensors is not a whole checkpoint' in said and 'checkpoint_before.safetensors, is used' in said and 'at step 5 of 12' in said
     assert equal(whole, stopped) and (stopped/'checkpoint_damaged.safetensors').exists()
+    survived('the newest checkpoint is cut short', f'{share:.1%} of it is left', line_with(said, 'is not a whole checkpoint'), k, step_of(said))
 
 @pytest.mark.parametrize('seed', range(8))
 def test_bit_flipped(seed, stopped, whole, capfd):
-    latest, _ = files(stopped)
+    (latest, _), k = files(stopped), last_step(stopped)
     content, at = bytearray(latest.read_bytes()), random.Random(seed)
     where = at.randrange(len(content) if seed else 8)   # the first one lies in the length of the header
     content[where] ^= 1 << at.randrange(8); latest.write_bytes(content)
     fit_here(stopped)
-    assert 'at step 5 of 12' in capfd.readouterr().out and equal(whole, stopped)
+    said = capfd.readouterr().out
+    assert 'at step 5 of 12' in said and equal(whole, stopped)
+    survived('a bit of the newest checkpoint has flipped', f'byte {where:,} of {len(content):,}', line_with(said, 'is not a whole checkpoint'), k, step_of(said))
 
 def test_both_damaged(stopped):
+    k = last_step(stopped)
     for f in files(stopped): f.write_bytes(f.read_bytes()[:-1])
-    with pytest.raises(ValueError, match='there is no whole one before it: remove it to begin the run again'): fit_here(stopped)
+    with pytest.raises(ValueError, match='there is no whole one before it: remove it to begin the run again') as e: fit_here(stopped)
+    survived('both checkpoints are damaged', 'one byte is missing in each', str(e.value), k, None)
 
 def test_newest_is_missing(stopped, whole, capfd):
-    files(stopped)[0].unlink()   # killed between the two renames
+    k = last_step(stopped); files(stopped)[0].unlink()
     fit_here(stopped)
-    assert 'checkpoint.safetensors is not there' in capfd.readouterr().out and equal(whole, stopped)
+    said = capfd.readouterr().out
+    assert 'checkpoint.safetensors is not there' in said and equal(whole, stopped)
+    survived('SIGKILL', 'between the two renames of a checkpoint', line_with(said, 'is not there'), k, step_of(said))
 
-def test_left_over_part(stopped, whole):
-    (stopped/'.checkpoint.safetensors').write_bytes(b'half')
+def test_left_over_part(stopped, whole, capfd):
+    k = last_step(stopped); (stopped/'.checkpoint.safetensors').write_bytes(b'half')
     assert fit_here(stopped) and equal(whole, stopped) and not (stopped/'.checkpoint.safetensors').exists()
+    said = capfd.readouterr().out
+    survived('SIGKILL', 'a half-written checkpoint is left behind', line_with(said, 'continuing'), k, step_of(said))
+
+def step_of(said): return int(line_with(said, 'continuing').split('at step ')[1].split(' ')[0])
 
 def bytes_of(folder): return {f.name: f.read_bytes() for f in folder.iterdir() if f.suffix == '.safetensors'}
 
@@ -84,7 +95,9 @@ def test_full_disk_by_limit(stopped, whole):
     code, said = end(start(stopped, limit=len(kept['checkpoint.safetensors']) // 2))
     assert code == 1 and 'could not write checkpoint.safetensors' in said and 'checkpoint.safetensors, from before, is whole' in said, said
     assert bytes_of(stopped) == kept and not (stopped/'.checkpoint.safetensors').exists()
+    k, left = last_step(stopped), read_state(files(stopped)[0])[0]['k']
     assert fit_here(stopped) and equal(whole, stopped)
+    survived('no file may grow further', 'half a checkpoint is written', line_with(said, 'OSError: could not write'), k, left)
 
 @pytest.fixture
 def small_disk(tmp_path):
@@ -104,10 +117,13 @@ def test_full_disk(room, small_disk, stopped, whole):
     code, said = end(start(small_disk))
     assert code == 1 and 'No space left' in said and 'make room on the disk' in said, said
     assert bytes_of(small_disk) == kept
+    left = read_state(files(small_disk)[0])[0]['k']
+    k = last_step(small_disk) if (small_disk/'metrics.jsonl').stat().st_size else left + 1   # not even a line had room
     (small_disk/'filler').unlink()
     assert fit_here(small_disk) and equal(whole, small_disk)
+    survived('the disk is full', f'room for {room:.0%} of a checkpoint', line_with(said, 'OSError: could not write'), k, left)
 
-def test_nan_stops_before_the_step(stopped, whole):
+def test_nan_stops_before_the_step(stopped, whole, capfd):
     "The step is named, the state is that before it, and the failure can be repeated."
     kept, batch, calls = bytes_of(stopped), type(DATA).batch, []
     def poison(self, index, flip=None):
@@ -126,10 +142,13 @@ def test_nan_stops_before_the_step(stopped, whole):
     level = float(said.split('at noise levels ')[1].split(';')[0])
     again = resume(stopped/'failed.safetensors', lambda K: Run(tiny(), Net(), DATA, K, 0, distance=l2, device='cpu'), tiny(), 0)
     assert abs(again.step()[1][3].item() / level - 1) < 1e-3   # the same draw: image 3 stands at that level
+    capfd.readouterr()
     assert fit_here(stopped) and equal(whole, stopped)
+    survived('a picture is nan', 'in step 9', said, facts['k'], step_of(capfd.readouterr().out))
 
 def test_infinite_loss(tmp_path):
-    with pytest.raises(FloatingPointError, match='is (inf|nan) at step'): fit_here(tmp_path, tiny('edm', lr=1e30))
+    with pytest.raises(FloatingPointError, match='is (inf|nan) at step') as e: fit_here(tmp_path, tiny('edm', lr=1e30))
+    survived('the weights explode', 'learning rate 1e30', str(e.value), last_step(tmp_path), read_state(files(tmp_path)[0])[0]['k'])
 
 @pytest.mark.slow
 def test_sigterm_saves_and_exits_0(tmp_path):
@@ -138,12 +157,15 @@ def test_sigterm_saves_and_exits_0(tmp_path):
     began = time.monotonic(); p.send_signal(signal.SIGTERM)
     code, said = end(p)
     assert code == 0 and 'stopped by SIGTERM' in said and time.monotonic() - began < 30, line + said
-    assert read_state(files(tmp_path)[0])[0]['k'] > 0
+    k = read_state(files(tmp_path)[0])[0]['k']
+    assert k > 0
+    survived('SIGTERM', 'in the middle of a step', line_with(said, 'stopped by SIGTERM'), last_step(tmp_path), k)
 
 @pytest.mark.slow
 def test_kill_in_the_middle_of_writing(tmp_path):
     "A checkpoint of 16 MB after every step: kills at any moment, and two that are aimed at the writing of one."
     part, (latest, older), hits, reached = tmp_path/'.checkpoint.safetensors', files(tmp_path), 0, 0
+    seen = []
     def written():   # the name is gone for an instant while the files change places
         try: return latest.stat().st_mtime_ns
         except FileNotFoundError: return 0
@@ -156,7 +178,10 @@ def test_kill_in_the_middle_of_writing(tmp_path):
         else: time.sleep(delay)
         p.kill(); p.wait()
         hits += part.exists()
-        k = latest_state(latest, lambda s: None)[0]['k']
+        said = []
+        k = latest_state(latest, said.append)[0]['k']
         assert k > reached, 'steps that a checkpoint held were lost'
         reached = k
+        seen.append((part.exists(), ' '.join(said) or 'nothing: the newest checkpoint is whole', last_step(tmp_path), k))
     assert hits
+    for writing, *what in seen: survived('SIGKILL', 'in the middle of writing a checkpoint' if writing else 'at any moment', *what)

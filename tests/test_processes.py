@@ -3,11 +3,13 @@ import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
+import torch
 from torch.testing import assert_close
 
+from consistency_nb.checkpoints import load
 from consistency_nb.files import read_state
 from consistency_nb.launch import environments, start
-from processes import ROOT, environment
+from processes import ROOT, environment, last_step, line_with, survived
 
 SCRIPT = ROOT/'tests/processes.py'
 
@@ -57,6 +59,45 @@ def test_another_number_of_processes_goes_on(alone, tmp_path):
     losses, tensors = run(tmp_path, 1)
     assert_close(losses, alone[0][k:], rtol=2e-4, atol=1e-6); assert_close(tensors, alone[1], rtol=2e-3, atol=2e-5)
 
+def test_shards(alone, tmp_path): same(run(tmp_path, 2, shard=1), alone)
+
+NETS = dict(UNet=dict(channels=[16, 32], blocks=1, patch=2), SongUNet=dict(image_size=8, model_channels=32, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4]),
+            ADMUNet=dict(image_size=8, model_channels=32, channel_mult=[1, 2], num_res_blocks=1, attention_resolutions=[4], num_head_channels=16))
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', NETS)
+def test_networks_in_shards(name, tmp_path):
+    "Blocks gathered and let go one by one, in two portions, with the gradient clipped and blocks computed again."
+    more = dict(net=dict(cls=name, **NETS[name]), accumulate=2, preset=dict(clip=1., iterations=6, lr=1e-4, checkpointing=True, dropout=0.2))
+    a, b = run(tmp_path/'2', 2, shard=1, **more), run(tmp_path/'1', 1, **{**more, 'accumulate': 4})
+    assert_close(a[0], b[0], rtol=1e-3, atol=1e-5); assert_close(a[1], b[1], rtol=2e-3, atol=1e-4)
+
+@pytest.mark.slow
+@pytest.mark.parametrize('preset', [dict(method='pd'), dict(precision='fp16')], ids=str)
+def test_other_runs_in_shards(preset, tmp_path):
+    "In float16 sums differ in the third digit; the scale of the gradients and the number of skipped steps are the same."
+    a, b = run(tmp_path/'2', 2, shard=1, preset=preset), run(tmp_path/'1', 1, preset=preset)
+    if 'method' in preset: return same(a, b)
+    facts = [read_state(tmp_path/n/'checkpoint.safetensors')[0] for n in '12']
+    assert facts[0]['scaler'] == facts[1]['scaler'] and facts[0]['scaler']['scale'] > 0
+    assert_close(a[0], b[0], rtol=2e-2, atol=1e-3)
+
+@pytest.mark.slow
+@pytest.mark.parametrize('first, then', [((2, 1), (1, 0)), ((1, 0), (2, 1)), ((2, 1), (2, 0))], ids=str)
+def test_shards_come_and_go(first, then, alone, tmp_path):
+    "(processes, shards): a run that is lost in step 6 goes on in another way."
+    with pytest.raises((RuntimeError, subprocess.CalledProcessError)): run(tmp_path, first[0], shard=first[1], die='0:5:raise')
+    k = read_state(tmp_path/'checkpoint.safetensors')[0]['k']
+    assert 0 < k <= 5
+    losses, tensors = run(tmp_path, then[0], shard=then[1])
+    assert_close(losses, alone[0][k:], rtol=2e-4, atol=1e-6); assert_close(tensors, alone[1], rtol=2e-3, atol=2e-5)
+
+@pytest.mark.slow
+def test_nan_in_shards(tmp_path):
+    with pytest.raises(RuntimeError, match='at step 6: 4 of 8 images, at noise levels'): run(tmp_path, 2, shard=1, die='1:5:nan')
+    facts, tensors = read_state(tmp_path/'failed.safetensors')
+    assert facts['k'] == 5 and all(v.isfinite().all() for v in tensors.values())
+
 @pytest.mark.parametrize('how, said', [('kill', 'process 1 was killed by SIGKILL'), pytest.param('raise', 'the disk of this machine is gone', marks=pytest.mark.slow),
                                        pytest.param('nan', 'at step 6: 4 of 8 images, at noise levels', marks=pytest.mark.slow)])
 def test_a_lost_process_ends_the_run(how, said, tmp_path):
@@ -64,15 +105,21 @@ def test_a_lost_process_ends_the_run(how, said, tmp_path):
     with pytest.raises(RuntimeError) as e: run(tmp_path, 2, die=f'1:5:{how}')
     assert said in (str(e.value) if how == 'nan' else str(e.value).split('process 0')[0]), 'the process that was lost is named first'
     assert time.monotonic() - began < 120, 'a hang'
-    assert read_state(tmp_path/'checkpoint.safetensors')[0]['k'] <= 5
+    k = read_state(tmp_path/'checkpoint.safetensors')[0]['k']
+    assert k <= 5
+    fault = dict(kill='one process of two is killed', nan='a picture of one process of two is nan', **{'raise': 'one process of two fails'})[how]
+    survived(fault, 'in step 6', line_with(str(e.value), 'RuntimeError: ' + said if how == 'raise' else said), last_step(tmp_path), k)
 
 @pytest.mark.slow
 def test_sigterm_ends_all_processes(tmp_path):
     code = f"import sys; sys.path.insert(0, {str(ROOT/'tests')!r}); from consistency_nb.launch import start; start(sys.argv[1:], 2)"
-    p = subprocess.Popen([sys.executable, '-c', code, sys.executable, str(SCRIPT), '--out', str(tmp_path), '--pause', '0.1', '--preset', '{"iterations": 100000}'], env=environment())
+    p = subprocess.Popen([sys.executable, '-c', code, sys.executable, str(SCRIPT), '--out', str(tmp_path), '--pause', '0.1', '--preset', '{"iterations": 100000}'], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for(tmp_path/'checkpoint.safetensors', p)
     p.send_signal(signal.SIGTERM)
-    assert p.wait(60) == 0 and read_state(tmp_path/'checkpoint.safetensors')[0]['k'] > 0
+    said = p.communicate(timeout=60)[0]
+    k = read_state(tmp_path/'checkpoint.safetensors')[0]['k']
+    assert p.returncode == 0 and k > 0
+    survived('SIGTERM to the starter of two processes', 'in the middle of a step', line_with(said, 'stopped by'), last_step(tmp_path), k)
 
 @pytest.mark.slow
 def test_no_orphans(tmp_path):
@@ -83,6 +130,7 @@ def test_no_orphans(tmp_path):
     p.kill(); p.wait(); time.sleep(3)
     k = read_state(tmp_path/'checkpoint.safetensors')[0]['k']; time.sleep(3)
     assert read_state(tmp_path/'checkpoint.safetensors')[0]['k'] == k
+    survived('SIGKILL to the starter of two processes', 'at any moment', 'nothing: both end with it', last_step(tmp_path), k)
 
 def wait_for(path, process):
     until = time.monotonic() + 120
@@ -90,15 +138,19 @@ def wait_for(path, process):
     assert path.exists()
 
 @pytest.mark.slow
-@pytest.mark.parametrize('way', ['own', 'accelerate'])
+@pytest.mark.parametrize('way', ['own', 'accelerate', 'shards'])
 def test_command_line(way, tmp_path):
-    length, K = ('--minutes 0.001', 10) if way == 'own' else ('--iterations 3', 3)   # by the clock: the shortest run there is
+    length, K = ('--minutes 0.001', 10) if way == 'own' else ('--iterations 3 --shard True --tracker tensorboard', 3) if way == 'shards' else ('--iterations 3', 3)   # by the clock: the shortest run there is
     options = f'--preset openmoji32_ct --batch 8 {length} --device cpu --out_dir {tmp_path}'.split()
     command = {'own': [sys.executable, '-m', 'consistency_nb.launch', '--num_processes', '2'],
+               'shards': [sys.executable, '-m', 'consistency_nb.launch', '--num_processes', '2'],
                'accelerate': [sys.executable, '-m', 'accelerate.commands.launch', '--cpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '-m', 'consistency_nb.train']}[way]
     done = subprocess.run(command + options, env=environment(), capture_output=True, text=True, timeout=400, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert read_state(tmp_path/'checkpoint.safetensors')[0]['k'] == K and (tmp_path/'model.safetensors').stat().st_size > 10**6
+    state, model = read_state(tmp_path/'checkpoint.safetensors')[1], load(tmp_path/'model.safetensors').net.state_dict()
+    assert all(torch.equal(v, state[f'ema.{n}']) for n, v in model.items()), 'the model is the average of the checkpoint'
+    assert (tmp_path/'latest.png').stat().st_size > 1000 and (tmp_path/'tensorboard').exists() == (way == 'shards')
 
 @pytest.mark.slow
 def test_notebook_with_two_processes(tmp_path):
