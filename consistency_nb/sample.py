@@ -46,7 +46,7 @@ def check_levels(
     T: float = 80.,  # largest level
 ) -> tuple:  # the same numbers as Python floats
     "Levels, checked: they descend strictly and lie in [eps, T]."
-    check_numbers(above=0, most=1e6, eps=eps, T=T)
+    check_numbers(least=0, most=1e6, eps=eps); check_numbers(above=0, most=1e6, T=T)
     levels = tuple(float(t) for t in levels)
     bad = [t for t in levels if not eps * (1 - 1e-5) <= t <= T * (1 + 1e-5)]
     bad += [t for s, t in zip(levels, levels[1:]) if not t < s]

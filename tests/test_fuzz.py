@@ -190,7 +190,7 @@ def models(tmp) -> dict:
             edm_scalings=Row(t=t, sigma_data=.5, ok='t.rank t.batch'), cm_scalings=Row(t=t, sigma_data=.5, eps=.002, ok='t.rank t.batch eps.zero'),
             Denoiser=[Row(net=net, sigma_data=.5), Row(D, x=x, t=t)], Consistency=[Row(net=net, sigma_data=.5, eps=.002, T=80.), Row(f, x=x, t=t)]),
         'sample': dict(
-            start=Row(seeds=(1, 2), shape=(3, 8, 8), T=80., ok='shape.empty'), onestep=Row(f=G, x=x, T=80., ok='x.rank x.batch'), check_levels=Row(levels=lv, eps=.002, T=80.), multistep=Row(f=G, x=x, levels=lv, eps=.002, seeds=(1, 2), T=80., ok='x.rank'),
+            start=Row(seeds=(1, 2), shape=(3, 8, 8), T=80., ok='shape.empty'), onestep=Row(f=G, x=x, T=80., ok='x.rank x.batch'), check_levels=Row(levels=lv, eps=.002, T=80., ok='eps.zero'), multistep=Row(f=G, x=x, levels=lv, eps=.002, seeds=(1, 2), T=80., ok='x.rank eps.zero'),
             generate=Row(draw=lambda x, s: x, seeds=(1, 2), shape=(3, 8, 8), T=80., batch=1, ok='shape.empty batch.huge'), labelled=Row(f=G, seeds=(1, 2), classes=3, ok='seeds.empty classes.none classes.zero'), Found=part(levels=lv, indices=(0, 1), score=1., tried={}),
             search_levels=Row(score=lambda levels: 1., N=8, steps=2, eps=.002, T=80., rho=7.), known_levels=part(model=f), sampler=Row(model=f, steps=1, levels=(80.,), ok='levels.none'),
             draw=Row(model=f, n=2, steps=1, seed=3, levels=(80.,), batch=2, shape=(3, 8, 8), ok='seed.zero levels.none batch.huge shape.empty')),
