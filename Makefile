@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
-RUNS := train_edm train_cd train_ct train_pd generate edit_images tune_levels evaluate_model benchmark
+RUNS := train_edm train_cd train_ct train_pd generate edit_images tune_levels evaluate_model benchmark scaling
 
 export JUPYTER_PREFER_ENV_PATH = 1
 export PYTHONUNBUFFERED = 1
@@ -21,7 +21,8 @@ help:
 	@echo "make edit_images fill in, colour, sharpen, repaint pictures (ARGS='-p task inpaint -p image my.png')"
 	@echo "make tune_levels search the noise levels for two and more calls"
 	@echo "make evaluate_model measure quality against calls and seconds, and look for copies (ARGS='-p samples 2000')"
-	@echo "make benchmark   measure speed against the plainest code"
+	@echo "make benchmark   measure speed against the plainest code, and against diffusers"
+	@echo "make scaling     measure how time and memory grow"
 	@echo "make test        run the tests"
 	@echo "make test-all    and the slow ones: installation, many processes, kills"
 	@echo "make faults      hurt training runs, and write what was seen to nbs/faults.json"
@@ -52,6 +53,8 @@ $(RUNS): $(VENV)/.train
 	@echo "running nbs/$@.ipynb; the executed notebook will be runs/$@/$@.ipynb"
 	@$(BIN)/papermill nbs/$@.ipynb runs/$@/$@.ipynb --cwd nbs -k python3 --no-progress-bar --stdout-file - --stderr-file - --log-level WARNING --autosave-cell-every 60 $(ARGS)
 	@if [ -f runs/$@/samples.png ]; then echo "pictures: runs/$@/samples.png"; fi
+
+benchmark: $(VENV)/.dev   # diffusers comes with it
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest tests -m "not slow" $(ARGS)
