@@ -101,7 +101,6 @@ class LPIPS(nn.Module):
         self.size, self.model = size, _build(net, weights, pnet_rand, pool)
         self.requires_grad_(False).eval()
     def train(self, mode=True): return super().train(False)
-
     def features(self,
         x: Tensor,  # (B, C, H, W) images in [-1, 1], not clamped; C is 3 or 1
     ) -> list:  # five tensors (B, C_l, H_l, W_l), unit length along C_l

@@ -146,7 +146,6 @@ class UNet(nn.Module):
                 c = w
         self.blocks, self.norm_out = blocks, norm(c)
         self.conv_out = zero_init(nn.Conv2d(c, in_channels * patch**2, 3, padding=1))
-
     def forward(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None) -> Tensor:  # images, (B,) ln(t)/4, (B,) long -> like x
         check_inputs(x, c_noise, y, self.spec['in_channels'], self.spec['patch'] * 2**(len(self.spec['channels']) - 1), self.spec['num_classes'])
         emb = F.silu(self.embed(c_noise) if self.label is None else self.embed(c_noise) + self.label(y))

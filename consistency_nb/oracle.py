@@ -19,7 +19,6 @@ class Gaussian:
     mean: float|Tensor = 0. # a number, or a tensor that broadcasts against one sample, such as (3, 1, 1)
     std: float = 0.5 # standard deviation of the data, > 0; 0.5 is the paper's sigma_data
     def __post_init__(self): check_numbers(above=0, most=1e6, std=self.std); check_numbers(mean=0. if isinstance(self.mean, Tensor) else self.mean)
-
     def _parts(self, x, t):
         mean = self.mean.to(x) if isinstance(self.mean, Tensor) else self.mean
         return mean, self.std**2 + append_dims(t, x)**2   # mean, variance at level t
@@ -61,7 +60,6 @@ class Mixture:
     means: Tensor # (K, D) centres
     stds: Tensor # (K,) standard deviations, > 0
     weights: Tensor # (K,) shares, > 0; they need not sum to one
-
     def __post_init__(self):
         check_batch(means=self.means); check_batch(stds=self.stds, weights=self.weights)
         if self.means.ndim != 2 or self.stds.shape != self.means.shape[:1]: raise ValueError(f"means has shape {tuple(self.means.shape)} and stds {tuple(self.stds.shape)}: pass (K, D) and (K,)")
