@@ -173,13 +173,14 @@ def sampler(
     model: Callable,  # `Consistency` or `Denoiser` around a network with a `spec`
     steps: int = 1,   # calls of a consistency function; Heun steps, at least 2, of a denoiser (2 steps - 1 calls)
     levels: Sequence[float] | None = None,  # of a consistency function; None: the ones known for `steps`
+    T: float = 80.,   # largest level of a denoiser; a consistency function has its own
 ) -> Callable:        # (noise at level T, seeds) -> images in [-1, 1]
     "How to draw from a model. ValueError if it has no levels for that many steps."
     if not isinstance(getattr(model, 'net', None), torch.nn.Module): raise ValueError(f'model is {type(model).__name__}: pass a Consistency or a Denoiser, such as load returns')
-    check_numbers(whole=True, least=1, most=10_000, steps=steps)
+    check_numbers(whole=True, least=1, most=10_000, steps=steps); check_numbers(above=0, most=1e6, T=T)
     classes = model.net.spec.get('num_classes')
     if levels and not hasattr(model, 'eps'): raise ValueError('this model is a denoiser: levels= are for a consistency function')
-    if not hasattr(model, 'eps'): return lambda x, s: edm_sample(labelled(model, s, classes), x, n=max(steps, 2)).clamp(-1, 1)
+    if not hasattr(model, 'eps'): return lambda x, s: edm_sample(labelled(model, s, classes), x, n=max(steps, 2), T=T).clamp(-1, 1)
     known = known_levels(model)
     if levels is None and steps not in known:
         raise ValueError(f"no levels are known for {steps} steps of this model: pass levels=, such as ({model.T:g}, 0.6), or choose steps from {', '.join(map(str, known))}")
