@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['GRACE', 'OPTIONS', 'distance_of', 'step_of', 'ingredients', 'environments', 'follow_parent', 'Child', 'start',
-           'raise_failure', 'pictures', 'fit_in_processes', 'enough_devices', 'truth', 'read_options', 'main']
+           'raise_failure', 'pictures', 'fit_in_processes', 'check_options', 'enough_devices', 'truth', 'read_options',
+           'main']
 
 # %% ../nbs/18b_launch.ipynb #96f5494c
 import argparse, dataclasses, json, os, signal, socket, subprocess, sys, threading, time
@@ -15,32 +16,30 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torchvision.utils import save_image
+from .core import check_numbers, find_device
 from .grid import karras_grid
 from .solvers import euler_step, heun_step, solve
 from .sample import labelled, onestep, start as noise_of
 from .distances import LPIPS, l1, l2, pseudo_huber
 from .data import Images, dataset
-from .presets import Preset, override, preset as find_preset
+from .presets import Preset, need_preset, override, preset as find_preset
 from .objective import levels_at
 from .watch import check_tracker
-from .parallel import accelerator, any_of
-from .train import Run, Stop, averaged, fit, resume, run_folder
+from .parallel import accelerator, any_of, portions
+from .train import Run, Stop, averaged, check_folder, check_run, fit, resume, run_folder
 from .checkpoints import load, make_net, save
 
 # %% ../nbs/18b_launch.ipynb #fa0c610c
 def distance_of(p: Preset, device=None) -> Callable | None:
     "The distance that a preset names; None for a method without one."
+    need_preset(p)
     if p.method not in ('cd', 'ct'): return None
-    known = dict(l1=l1, l2=l2, pseudo_huber=lambda a, b: pseudo_huber(a, b, p.huber_c or None), lpips=None)
-    if p.distance not in known: raise ValueError(f"unknown distance {p.distance!r}; valid ones are: {', '.join(known)}")
-    return LPIPS().to(device) if p.distance == 'lpips' else known[p.distance]
+    return LPIPS().to(device) if p.distance == 'lpips' else dict(l1=l1, l2=l2, pseudo_huber=lambda a, b: pseudo_huber(a, b, p.huber_c or None))[p.distance]
 
 def step_of(p: Preset) -> Callable | None:
     "The solver's step that a preset names; None for a method without one."
-    if p.method != 'cd': return None
-    known = dict(heun=heun_step, euler=euler_step)
-    if p.solver not in known: raise ValueError(f"unknown solver {p.solver!r}; valid ones are: {', '.join(known)}")
-    return known[p.solver]
+    need_preset(p)
+    return dict(heun=heun_step, euler=euler_step)[p.solver] if p.method == 'cd' else None
 
 def ingredients(
     p: Preset,
@@ -48,6 +47,7 @@ def ingredients(
     seed: int = 0,  # of the first weights
 ) -> dict:          # net, data, teacher, distance, step: arguments of `fit`
     "Everything that a preset names."
+    need_preset(p); check_numbers(whole=True, least=0, most=2**32 - 1, seed=seed)
     torch.manual_seed(seed)
     data, teacher = dataset(p.data, size=p.image_size, memory=16.), load(p.teacher, device) if p.method == 'cd' else None
     net = make_net(p.net) if p.init == 'random' else load(p.teacher if p.init == 'teacher' else p.init, device).net.requires_grad_(True)
@@ -64,9 +64,10 @@ def environments(
     port: int = 0,        # free on machine 0; may be left out for one machine
 ) -> list[dict]:          # one for each process of this machine
     "What the processes of this machine have to know. ValueError for numbers that do not fit together."
+    check_numbers(whole=True, least=1, most=2**20, num_processes=num_processes, num_nodes=num_nodes); check_numbers(whole=True, least=0, node_rank=node_rank); check_numbers(whole=True, least=0, most=65_535, port=port)
     here, left = divmod(num_processes, num_nodes)
     if left or here < 1: raise ValueError(f'{num_processes} processes cannot be divided among {num_nodes} machines: make num_processes a multiple of num_nodes')
-    if not 0 <= node_rank < num_nodes: raise ValueError(f'node_rank is {node_rank}: with num_nodes={num_nodes} it lies in 0..{num_nodes - 1}')
+    if node_rank >= num_nodes: raise ValueError(f'node_rank is {node_rank}: with num_nodes={num_nodes} it lies in 0..{num_nodes - 1}')
     if num_nodes > 1 and not (address and port): raise ValueError('several machines need the address of the first and a port that is free there: pass address= and port=')
     if not port:
         with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
@@ -110,6 +111,7 @@ def start(
     port: int = 0,
 ) -> str | None:            # the signal that ended it; None: all processes are done
     "Run a command in processes that find each other. RuntimeError if one of them fails; then none is left."
+    if not isinstance(command, (list, tuple)) or not command or not all(isinstance(s, str) for s in command): raise ValueError(f"command={command!r}: pass a list of words, such as [sys.executable, 'train.py']")
     children = [Child(command, e, e['RANK'] == '0') for e in environments(num_processes, num_nodes, node_rank, address, port)]
     try:
         with Stop() as stop:
@@ -142,6 +144,7 @@ def pictures(
     device,
 ) -> Callable:     # an `on_log` that returns the images
     "Draw twelve images of the average: in one step (CD, CT), along the nine levels of a grid (EDM), or with the steps of the present stage (PD)."
+    need_preset(p)
     x, classes, due = noise_of(range(12), shape, p.T, device=device), p.net.get('num_classes'), 0.
     @torch.no_grad()
     def on_log(run, record):
@@ -175,22 +178,35 @@ def fit_in_processes(
     address: str = '',        # of machine 0
     port: int = 0,            # free on machine 0
     shard: bool = False,      # as for `fit`
+    compile: bool = False,    # as for `fit`
     tracker: str = '',
 ) -> Run:
     "`fit`, in this process or in several."
-    if num_processes == 1: return fit(p, net, data, out_dir, teacher, distance, step, minutes, seed, on_log=on_log, device=device, accumulate=accumulate, tracker=tracker)
-    check_tracker(tracker)
-    enough_devices(num_processes // num_nodes, device)
+    check_folder(out_dir=out_dir); check_options(p, seed, minutes, device, accumulate, tracker, num_processes, num_nodes, node_rank, address, port)
+    if num_processes == 1: return fit(p, net, data, out_dir, teacher, distance, step, minutes, seed, on_log=on_log, device=device, accumulate=accumulate, compile=compile, tracker=tracker)
+    check_run(p, net, data, seed, teacher, distance, step)
     out = Path(out_dir).resolve(); out.mkdir(parents=True, exist_ok=True)
     (out/'preset.json').write_text(json.dumps(dataclasses.asdict(p), indent=1), encoding='utf-8')
-    command = [sys.executable, '-m', 'consistency_nb.launch', '--preset', str(out/'preset.json'), '--out_dir', str(out), '--seed', str(seed), '--accumulate', str(accumulate), '--shard', str(shard), '--tracker', tracker]
-    start(command + ['--minutes', str(minutes or 0), '--device', device or 'auto'], num_processes, num_nodes, node_rank, address, port)
+    options = dict(preset=out/'preset.json', out_dir=out, seed=seed, accumulate=accumulate, shard=shard, compile=compile, tracker=tracker, minutes=minutes or 0, device=device or 'auto')
+    start([sys.executable, '-m', 'consistency_nb.launch'] + [s for n, v in options.items() for s in (f'--{n}', str(v))], num_processes, num_nodes, node_rank, address, port)
     run = resume(out/'checkpoint.safetensors', lambda K: Run(p, net, data, K, seed, teacher, distance, step, device), p, seed, device)
     if run is None: raise RuntimeError(f'stopped before the first checkpoint in {out.name}: the same call begins again')
     return run
 
+# %% ../nbs/18b_launch.ipynb #6a2d0b18
+def check_options(p: Preset, seed=0, minutes=None, device=None, accumulate=1, tracker='', num_processes=1, num_nodes=1, node_rank=0, address='', port=0, **others):
+    "Refuse options with which no process could begin; those of `fit_in_processes`."
+    need_preset(p)
+    check_numbers(whole=True, least=0, most=2**32 - 1, seed=seed); check_numbers(least=0, most=1e7, minutes=0 if minutes is None else minutes)
+    environments(num_processes, num_nodes, node_rank, address, port)
+    portions(p.batch, num_processes, 0, accumulate)
+    check_tracker(tracker)
+    enough_devices(num_processes // num_nodes, device)
+
 def enough_devices(here: int, device: str | None):
-    "ValueError if this machine has fewer devices than processes."
+    "ValueError if this machine has fewer devices than processes, or none of that kind."
+    check_numbers(whole=True, least=1, most=2**20, num_processes=here)
+    if device not in (None, 'auto'): find_device(device)
     count = torch.accelerator.device_count() if device != 'cpu' and torch.accelerator.is_available() else here
     if here > count: raise ValueError(f"this machine has {count} devices, not {here}: set num_processes={count}, or device='cpu' to share the processor")
 
@@ -199,7 +215,7 @@ def truth(s: str) -> bool:
     if s not in ('True', 'False'): raise argparse.ArgumentTypeError(f'it must be True or False, not {s!r}')
     return s == 'True'
 
-OPTIONS = dict(preset=str, out_dir=str, minutes=float, seed=int, device=str, accumulate=int, shard=truth, tracker=str, num_processes=int, num_nodes=int, node_rank=int, address=str, port=int)
+OPTIONS = dict(preset=str, out_dir=str, minutes=float, seed=int, device=str, accumulate=int, shard=truth, compile=truth, tracker=str, num_processes=int, num_nodes=int, node_rank=int, address=str, port=int)
 
 def read_options(
     argv: list[str],  # such as ['--preset', 'openmoji32_ct', '--batch', '64']
@@ -223,15 +239,14 @@ def main(argv: list[str] | None = None):
     argv = sys.argv[1:] if argv is None else argv
     p, o = read_options(argv)
     n, device = o.get('num_processes', 1), None if o.get('device', 'auto') == 'auto' else o['device']
-    check_tracker(o.get('tracker', ''))
+    if 'RANK' not in os.environ: check_options(p, **o)
     if n > 1 and 'RANK' not in os.environ:
-        enough_devices(n // o.get('num_nodes', 1), device)
         return start([sys.executable, '-m', 'consistency_nb.launch', *argv], n, **{k: o[k] for k in ('num_nodes', 'node_rank', 'address', 'port') if k in o})
     follow_parent()
     acc, out = accelerator(device), run_folder(o.get('out_dir', f'runs/{p.name}'))
     if acc.is_main_process: (out/'preset.json').write_text(json.dumps(dataclasses.asdict(p), indent=1), encoding='utf-8')
     made = ingredients(p, acc.device, o.get('seed', 0))
-    same = {n: o[n] for n in ('seed', 'accumulate', 'shard', 'tracker') if n in o}
+    same = {n: o[n] for n in ('seed', 'accumulate', 'shard', 'compile', 'tracker') if n in o}
     run = fit(p, **made, out_dir=out, minutes=o.get('minutes') or None, device=device, on_log=pictures(p, made['data'].shape, out, acc.device), **same)
     model = averaged(run)
     if acc.is_main_process and run.k == run.K: save(model, out/'model.safetensors', preset=p.name, image_size=p.image_size)

@@ -11,45 +11,50 @@ from collections.abc import Callable
 from functools import partial
 import torch
 from torch import Tensor, nn
-from .core import mix_seed
+from .core import check_numbers, find_device, mix_seed
 from .grid import karras_grid, lognormal_n, lognormal_t, uniform_n
 from .precond import Consistency, Denoiser
 from .schedules import growth, mu, pd_rate, pd_steps, steps
 from .solvers import substeps
 from .losses import cd_loss, ct_loss, edm_loss, inverse_gap, pd_loss
-from .presets import Preset
+from .presets import Preset, need_preset
 
 # %% ../nbs/16b_objective.ipynb #19e4ca5b
 def levels_at(p: Preset, k: int, K: int) -> int:
     "N at step k of K: staged, by the paper's schedule, halving (progressive distillation), or fixed."
+    need_preset(p)
     if p.method == 'pd': return pd_steps(k, pd_stage(p, K), p.s0) + 1
     if p.growth: return growth(k, K, p.growth)
     return steps(k, K, p.s0, p.s1) if p.s0 else p.N
 
 def pd_stage(p: Preset, K: int) -> int:
     "Steps per stage of progressive distillation, so that K holds log2(s0) + 3 of them."
+    need_preset(p); check_numbers(whole=True, least=1, K=K)
     return max(1, K // (p.s0.bit_length() + 2))
 
 def mu_at(p: Preset, N: int) -> float:
     "The target's averaging rate at N levels: by the paper's schedule, or fixed."
+    need_preset(p)
     return mu(N, p.s0, p.mu0) if p.mu0 else p.mu
 
 def lr_at(p: Preset, k: int, K: int) -> float:
-    "The learning rate: rising over `warmup`, then constant, then falling over the last `lr_decay` of the run, or in each stage of 'pd'."
+    "The learning rate: rising over `warmup`, then constant, then falling over the last `lr_decay` of the run, or in each stage of 'pd'. From K on it stays as it is there."
+    need_preset(p); check_numbers(whole=True, least=0, k=k); check_numbers(whole=True, least=1, K=K)
     if p.method == 'pd': return p.lr * pd_rate(k, pd_stage(p, K), p.s0)
-    return p.lr * min(1., (k + 1) / max(p.warmup, 1), (1 - k / K) / p.lr_decay if p.lr_decay else 1.)
+    return p.lr * min(1., (k + 1) / max(p.warmup, 1), (1 - min(k, K) / K) / p.lr_decay if p.lr_decay else 1.)
 
 def ema_at(p: Preset, k: int) -> float:
     "The evaluation average's rate; its half-life is at most `ema_ramp` of the steps so far."
+    need_preset(p); check_numbers(whole=True, least=0, k=k)
     return min(p.ema, 0.5**(1 / (p.ema_ramp * (k + 1)))) if p.ema_ramp else p.ema
 
 # %% ../nbs/16b_objective.ipynb #9c64e635
 def autocast_dtype(
     precision: str,        # 'auto', 'fp32', 'bf16' or 'fp16'
-    device: torch.device,
+    device: torch.device | str,
 ) -> torch.dtype | None:   # None: float32
     "The dtype of the network's autocast: as asked, or, for 'auto', bfloat16 where the hardware is fast at it."
-    choices = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
+    choices, device = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16), find_device(device)
     if precision == 'auto':
         fast = torch.cuda.is_bf16_supported() if device.type == 'cuda' else torch.cpu._is_amx_tile_supported()
         precision = 'bf16' if fast else 'fp32'
@@ -63,6 +68,7 @@ def wrap(
     autocast: torch.dtype | None = None,
 ) -> Denoiser:       # or Consistency
     "The function that a preset trains: a denoiser for 'edm' and 'pd', else a consistency function."
+    need_preset(p)
     if p.method in ('edm', 'pd'): return Denoiser(net, p.sigma_data, autocast)
     return Consistency(net, p.sigma_data, p.eps, p.T, autocast)
 

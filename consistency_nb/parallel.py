@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from accelerate import Accelerator, InitProcessGroupKwargs
+from .core import check_numbers, find_device
 from .ema import EMA
 
 # %% ../nbs/16d_parallel.ipynb #278b163c
@@ -21,7 +22,9 @@ def accelerator(
     device: str | None = None,  # None: the best one; 'cpu' forces the processor
     patience: float = 30.,      # minutes that processes wait for each other
 ) -> Accelerator:
-    "Accelerate's view of devices and processes."
+    "Accelerate's view of devices and processes. ValueError for a device that is not here."
+    check_numbers(above=0, most=1e5, patience=patience)
+    if device is not None: find_device(device)
     cpu = str(device) == 'cpu' or not torch.accelerator.is_available()
     return Accelerator(cpu=cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=patience))])
 
@@ -32,6 +35,7 @@ def portions(
     accumulate: int = 1,
 ) -> list[range]:     # places in the batch
     "The portions that one process works through in a step. ValueError if the batch cannot be divided."
+    check_numbers(whole=True, least=1, batch=batch, processes=processes, accumulate=accumulate); check_numbers(whole=True, least=0, most=processes - 1, process=process)
     size, left = divmod(batch, processes * accumulate)
     if left or not size: raise ValueError(f'a batch of {batch} cannot be divided among {processes} processes with accumulate={accumulate}: make it a multiple of {processes * accumulate}')
     return [range(size * i, size * (i + 1)) for i in range(process * accumulate, (process + 1) * accumulate)]

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from torch import Tensor
-from .core import per_sample_noise
+from .core import check_numbers, find_device, per_sample_noise
 from .grid import karras_grid
 from .solvers import edm_sample, euler_step, solve
-from .sample import generate, labelled, sampler
+from .sample import check_levels, generate, labelled, sampler
 from .data import to_bytes
-from .files import checksum, read_state, write_state
+from .files import check_folder, checksum, read_state, write_state
 from .checkpoints import load
 from .launch import enough_devices, follow_parent, start
-from .evaluate import extract, statistics
+from .evaluate import extract, extractor_name, statistics
 from .references import Seen, check_alike
 
 # %% ../nbs/20b_stream.ipynb #83fd6b4e
@@ -30,7 +30,8 @@ def parts(
     shard: int = 500, # samples in a file
 ) -> list[range]:
     "The seeds of each shard."
-    if not len(seeds) or seeds.step != 1 or shard < 1: raise ValueError(f'{seeds} in shards of {shard}: at least one sample and one per shard, seeds in steps of 1')
+    check_numbers(whole=True, least=1, shard=shard)
+    if not isinstance(seeds, range) or not len(seeds) or seeds.step != 1: raise ValueError(f'{seeds} in shards of {shard}: pass the seeds of at least one sample as a range in steps of 1, such as range(1000)')
     return [seeds[i:i + shard] for i in range(0, len(seeds), shard)]
 
 def shard_file(folder: Path, part: range) -> Path: return Path(folder)/f'{part[0]:010d}_{len(part)}.safetensors'
@@ -63,6 +64,9 @@ def stream(
     say: Callable = print,          # gets a line per shard
 ):
     "Draw, round to bytes, look, write: every shard of this process that is not there."
+    check_folder(folder=folder); extractor_name(features)
+    if not isinstance(shape, (tuple, list)) or len(shape) != 3: raise ValueError(f'shape={shape!r}: pass (C, H, W) of one image')
+    if device is not None: find_device(device)
     folder, todo = Path(folder), parts(seeds, shard)
     folder.mkdir(parents=True, exist_ok=True)
     about = about | dict(features=features, size=shape[-1], rounding='nearest')
@@ -91,6 +95,7 @@ def collect(
     keep: int = 50_000,     # samples whose features are kept
 ) -> Seen:                  # about: what `stream` was told, n, seed, seconds
     "Statistics of all samples, features of the first `keep`."
+    check_numbers(whole=True, least=0, keep=keep)
     kept, about, seconds, rows = [], {}, 0., 0
     def one_by_one():
         nonlocal about, seconds, rows
@@ -123,6 +128,10 @@ class Job:
     n: int = 50_000      # samples
     seed: int = 0        # of the first sample
     features: str = 'efficientnet-lite0'  # as in `extract`
+    def __post_init__(self):
+        check_numbers(whole=True, least=0, most=2**31, n=self.n, seed=self.seed); check_numbers(whole=True, least=2, most=10_000, steps=self.steps)
+        extractor_name(self.features)
+        if self.way == 'multistep': check_levels(self.levels, 0., 1e6)
     @property
     def calls(self): return dict(multistep=len(self.levels), euler=self.steps).get(self.way, 2 * self.steps - 1)
     @property
@@ -182,10 +191,11 @@ def fulfil(
     batch: int = 50, shard: int = 500, say: Callable = print,  # as in `stream`
 ) -> list[Path]:   # the folder of each job, for `collect`
     "Draw all samples of all jobs, in this process or in several; what is there is kept."
+    check_folder(out_dir=out_dir); check_numbers(whole=True, least=1, batch=batch, shard=shard); enough_devices(num_processes, device)
+    if not all(isinstance(j, Job) for j in jobs): raise ValueError('jobs: pass a list of `Job`')
     out = Path(out_dir).resolve()
     out.mkdir(parents=True, exist_ok=True)
     if num_processes > 1:
-        enough_devices(num_processes, device)
         words = dict(jobs=[dataclasses.asdict(j) for j in jobs], out_dir=str(out), device=device, batch=batch, shard=shard)
         (out/'jobs.json').write_text(json.dumps(words), encoding='utf-8')
         stopped = start([sys.executable, '-m', 'consistency_nb.stream', str(out/'jobs.json')], num_processes)

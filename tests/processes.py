@@ -59,7 +59,7 @@ def environment(**more): return {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM
 
 def main():
     a = argparse.ArgumentParser()
-    for n, t, d in (('out', str, None), ('preset', str, '{}'), ('accumulate', int, 1), ('shard', int, 0), ('net', json.loads, None), ('width', int, 8), ('save_every', float, 0.), ('die', str, ''), ('pause', float, 0.)): a.add_argument(f'--{n}', type=t, default=d)
+    for n, t, d in (('out', str, None), ('preset', str, '{}'), ('accumulate', int, 1), ('shard', int, 0), ('compile', int, 0), ('net', json.loads, None), ('width', int, 8), ('save_every', float, 0.), ('die', str, ''), ('pause', float, 0.)): a.add_argument(f'--{n}', type=t, default=d)
     a = a.parse_args()
     torch.set_num_threads(1)
     follow_parent()
@@ -78,7 +78,7 @@ def main():
         seen.append(run.acc.gather(loss).mean().item())
         return loss, t
     Run.step = hurt
-    run = train(p, a.out, width=a.width, net=a.net, accumulate=a.accumulate, shard=bool(a.shard), log_every=0.2, save_every=a.save_every)
+    run = train(p, a.out, width=a.width, net=a.net, accumulate=a.accumulate, shard=bool(a.shard), compile=bool(a.compile), log_every=0.2, save_every=a.save_every)
     if rank == '0': (Path(a.out)/'losses.json').write_text(json.dumps(seen))
 
 if __name__ == '__main__': main()

@@ -1,5 +1,5 @@
 "One, two and four processes make the same run; accumulation makes the same run; a lost process ends it with its error."
-import json, os, signal, subprocess, sys, time
+import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
@@ -45,6 +45,10 @@ def test_two_processes_of_two_portions(alone, tmp_path): same(run(tmp_path, 2, a
 @pytest.mark.slow
 @pytest.mark.parametrize('method', ['edm', 'pd'])
 def test_other_methods(method, tmp_path): same(run(tmp_path/'2', 2, preset=dict(method=method)), run(tmp_path/'1', 1, preset=dict(method=method)))
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ('c++', 'g++', 'clang++'))), reason='needs a C++ compiler')
+def test_a_compiled_run_is_the_same(alone, tmp_path): same(run(tmp_path, compile=1), alone)
 
 @pytest.mark.slow
 def test_dropout_masks_belong_to_portions(tmp_path):
