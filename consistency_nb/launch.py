@@ -26,7 +26,8 @@ from .presets import Preset, need_preset, override, preset as find_preset
 from .objective import levels_at
 from .watch import check_tracker
 from .parallel import accelerator, any_of, portions
-from .train import Run, Stop, averaged, check_folder, check_run, fit, resume, run_folder
+from .files import check_folder
+from .train import Run, Stop, averaged, check_run, fit, resume, run_folder
 from .checkpoints import load, make_net, save
 
 # %% ../nbs/18b_launch.ipynb #fa0c610c

@@ -14,7 +14,7 @@ MAY = {  # besides core, which all may import
     'ncsnpp': 'nets', 'adm': 'nets', 'folders': '', 'data': 'folders', 'presets': '', 'files': '',
     'objective': 'grid solvers precond schedules losses continuous presets', 'watch': 'data presets files objective', 'parallel': 'ema', 'train': 'ema data presets files objective watch parallel',
     'foreign': '', 'checkpoints': 'precond sample nets ncsnpp adm foreign', 'cost': 'presets checkpoints',
-    'launch': 'grid solvers sample distances data presets objective watch parallel train checkpoints', 'edit': 'grid sample', 'evaluate': '',
+    'launch': 'grid solvers sample distances data files presets objective watch parallel train checkpoints', 'edit': 'grid sample', 'evaluate': '',
     'references': 'folders data files evaluate', 'stream': 'grid solvers sample data files checkpoints launch evaluate references', 'viz': ''}
 HEAVY = {'torchvision', 'matplotlib', 'accelerate', 'safetensors', 'lpips', 'nbdev', 'fastcore', 'IPython'}
 
