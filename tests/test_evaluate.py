@@ -74,7 +74,7 @@ def test_statistics_of_a_stream(cut):
     assert_close(s.mu, x.mean(0), rtol=1e-14, atol=0.); assert_close(s.sigma, x.T.cov(), rtol=1e-6, atol=1e-8)
 
 def test_bundled_array():
-    "Known numbers of 16 drawings of the embedded set, mirrored; the second is a copy."
+    "Sixteen pictures that can be written down, against their negatives: every number follows by hand."
     x = torch.arange(16 * 3 * 8 * 8).reshape(16, 3, 8, 8).remainder(251).to(torch.uint8)
     a, b = look([x], 'blocks'), look([255 - x], 'blocks')
     v = x.double().flatten(1).unflatten(1, (8, -1)).mean(2)
