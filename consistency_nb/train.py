@@ -249,9 +249,10 @@ def calibrate(
     "The number of steps that fit into `minutes`."
     check_numbers(above=0, most=1e7, minutes=minutes); check_numbers(least=0, most=3600, seconds=seconds)
     run, n = make(), 0
-    for _ in range(3): run.step()[0].sum().item()
+    def step(i): run.k = int(run.K * (0.618 * i % 1)); run.step()[0].sum().item()   # all over the run: a step on a coarse grid may ask the teacher more often
+    for i in range(3): step(i)
     start, main = time.perf_counter(), run.acc.is_main_process
-    while any_of(run.acc, main and time.perf_counter() - start < seconds)[0]: run.step()[0].sum().item(); n += 1
+    while any_of(run.acc, main and time.perf_counter() - start < seconds)[0]: step(n); n += 1
     K = max(10, int(minutes * 60 * n / (time.perf_counter() - start)))
     return int(run.acc.reduce(torch.tensor(K * main, device=run.acc.device)))   # the main process has the clock
 
