@@ -91,7 +91,8 @@ def same_type(name: str, old, new):
     if isinstance(old, float) and type(new) is int: new = float(new)
     if isinstance(old, tuple) and isinstance(new, list): new = tuple(new)
     if type(old) is not type(new):
-        raise ValueError(f'parameter {name!r} must be {type(old).__name__}, such as {old!r}, got {type(new).__name__} {new!r}')
+        text = f': papermill passes it as text with -r {name} {new}' if isinstance(old, str) and type(new) in (int, float) else ''
+        raise ValueError(f'parameter {name!r} must be {type(old).__name__}, such as {old!r}, got {type(new).__name__} {new!r}{text}')
     return new
 
 def override(
