@@ -25,7 +25,7 @@ from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, k
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor, get_featuresdict_from_dataset
-from .core import check_numbers, find_device
+from .core import check_numbers, check_seed, find_device
 
 # %% ../nbs/20_evaluate.ipynb #5aea3b22
 def fold_batchnorm(
@@ -208,7 +208,7 @@ def kernel_distance(
     seed: int = 2020,  # draws the subsets; torch-fidelity's default
 ) -> tuple[float, float]:  # mean and standard deviation over 100 subsets
     "Squared mean discrepancy under a cubic kernel, on subsets of 1,000 (fewer if there are fewer)."
-    check_numbers(whole=True, least=0, most=2**32 - 1, seed=seed)
+    check_seed(seed)
     a, b = check_features(a, METRICS['kid'], 'samples'), check_features(b, METRICS['kid'], 'reference')
     same_width(a, b, 'samples', 'the reference')
     size = min(1000, len(a), len(b))
@@ -220,7 +220,7 @@ def class_score(
     seed: int = 2020,  # shuffles before the 10 parts; torch-fidelity's default
 ) -> tuple[float, float]:  # mean and standard deviation over the parts; from 1 to the number of classes
     "Inception's score, whatever the network."
-    check_numbers(whole=True, least=0, most=2**32 - 1, seed=seed)
+    check_seed(seed)
     found = isc_features_to_metric(check_features(logits, METRICS['is'], 'logits'), splits=10, shuffle=True, rng_seed=seed)
     return found[KEY_METRIC_ISC_MEAN], found[KEY_METRIC_ISC_STD]
 

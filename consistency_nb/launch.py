@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torchvision.utils import save_image
-from .core import check_numbers, find_device
+from .core import check_numbers, check_seed, find_device
 from .grid import karras_grid
 from .solvers import euler_step, heun_step, solve
 from .sample import labelled, onestep, start as noise_of
@@ -48,7 +48,7 @@ def ingredients(
     seed: int = 0,  # of the first weights
 ) -> dict:          # net, data, teacher, distance, step: arguments of `fit`
     "Everything that a preset names."
-    need_preset(p); check_numbers(whole=True, least=0, most=2**32 - 1, seed=seed)
+    need_preset(p); check_seed(seed)
     torch.manual_seed(seed)
     data, teacher = dataset(p.data, size=p.image_size, memory=16.), load(p.teacher, device) if p.method == 'cd' else None
     net = make_net(p.net) if p.init == 'random' else load(p.teacher if p.init == 'teacher' else p.init, device).net.requires_grad_(True)
@@ -198,7 +198,7 @@ def fit_in_processes(
 def check_options(p: Preset, seed=0, minutes=None, device=None, accumulate=1, tracker='', num_processes=1, num_nodes=1, node_rank=0, address='', port=0, **others):
     "Refuse options with which no process could begin; those of `fit_in_processes`."
     need_preset(p)
-    check_numbers(whole=True, least=0, most=2**32 - 1, seed=seed); check_numbers(least=0, most=1e7, minutes=0 if minutes is None else minutes)
+    check_seed(seed); check_numbers(least=0, most=1e7, minutes=0 if minutes is None else minutes)
     environments(num_processes, num_nodes, node_rank, address, port)
     portions(p.batch, num_processes, 0, accumulate)
     check_tracker(tracker)

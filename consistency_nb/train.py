@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from .core import check_numbers, mix_seed
+from .core import check_numbers, check_seed, mix_seed
 from .ema import EMA
 from .data import Images, check_sigma_data
 from .files import check_folder, latest_state, what_remains, write_state
@@ -52,7 +52,7 @@ def promote(run):
 def check_run(p: Preset, net: nn.Module, data: Images, seed: int, teacher=None, distance=None, step=None, K: int = 1):
     "Refuse what does not fit together, before a file is written."
     need_preset(p)
-    check_numbers(whole=True, least=1, most=2**31, K=K); check_numbers(whole=True, least=0, most=2**32 - 1, seed=seed)
+    check_numbers(whole=True, least=1, most=2**31, K=K); check_seed(seed)
     if not isinstance(net, nn.Module): raise ValueError(f'net is {type(net).__name__}: pass a network, such as UNet()')
     if not hasattr(data, 'batch'): raise ValueError(f"data is {type(data).__name__}: pass a data set, such as dataset('openmoji32')")
     if p.net.get('num_classes') and data.labels is None: raise ValueError(f'the network of {p.name} wants class labels, but {data.name} has none: set num_classes=None in net')

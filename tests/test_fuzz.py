@@ -64,7 +64,7 @@ def road(tmp) -> dict:
     return {
         'core': dict(
             check_index=Row(count=Own(4), n=n, ok='n.batch'), find_device=Row(device='cpu'),
-            check_batch=Row(x0=x, z=z), check_numbers=Row(whole=Own(True), least=Own(1), N=3, ok='N.huge'),
+            check_batch=Row(x0=x, z=z), check_numbers=Row(whole=Own(True), least=Own(1), N=3, ok='N.huge'), check_seed=Row(seed=1, ok='seed.zero'),
             append_dims=Row(v=t, x=x), per_sample=[Row(t=t, x=x), Row(t=2., x=x, ok='t.zero t.huge x.rank x.batch')],
             mix_seed=Row(seed=3, draw=1, ok='seed.zero draw.zero draw.huge'), per_sample_noise=Row(seeds=(1, 2), shape=(3, 8, 8), draw=1, ok='draw.zero draw.huge shape.empty'),
             rng_state=Row(device='cpu'), replay=Row(lambda state: core.replay(state).__enter__(), state=core.rng_state('cpu'))),
