@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from .core import check_numbers
-from .nets import Attention, check_inputs, zero_init
+from .nets import Attention, check_inputs, class_vector, zero_init
 
 # %% ../nbs/14_adm.ipynb #ad1e5ee1
 def timestep_embedding(
@@ -182,7 +182,7 @@ class ADMUNet(nn.Module):
         check_inputs(x, c_noise, y, self.spec['in_channels'], 2**(len(self.spec['channel_mult']) - 1), self.spec['num_classes'])
         again = self.checkpointing and torch.is_grad_enabled()
         run = (lambda stage, *args: checkpoint(stage, *args, use_reentrant=False)) if again else (lambda stage, *args: stage(*args))
-        emb = F.silu(self.embed(c_noise) if y is None else self.embed(c_noise) + self.label(y))
+        emb = F.silu(self.embed(c_noise) if y is None else self.embed(c_noise) + class_vector(self.label, y))
         skips = [h := self.conv_in(x)]
         for stage in self.down: skips.append(h := run(stage, h, emb))
         for stage in self.mid: h = run(stage, h, emb)

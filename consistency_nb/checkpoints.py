@@ -154,7 +154,7 @@ OPENERS['.safetensors'] = load_own
 
 # %% ../nbs/18_checkpoints.ipynb #97abd839
 def load(
-    name_or_path: str | Path,  # a shipped name such as 'openmoji32-cd'; a file or folder of `save`; 'user/name' on the hub; a published file or pipeline folder
+    name_or_path: str | Path,  # a shipped name such as 'avatars32-cd'; a file or folder of `save`; 'user/name' on the hub; a published file or pipeline folder
     device: str | torch.device | None = None,  # None: the processor
 ) -> Denoiser:  # or Consistency: the file or its name knows; in eval mode, without gradients; `.facts` is what is known of it
     "Open a model, whoever wrote it."

@@ -204,7 +204,7 @@ def known(
     extra, zeros = 0., lambda layer: c_noise.new_zeros(len(c_noise), layer.in_features)
     if net.label is not None:
         K = net.label.in_features
-        extra = extra + net.label(zeros(net.label) if y is None else F.one_hot(y.long(), K).to(c_noise) * K**0.5)
+        extra = extra + net.label(zeros(net.label) if y is None else F.one_hot(y.long() + 1, K + 1)[:, 1:].to(c_noise) * K**0.5)
     if net.augment is not None: extra = extra + net.augment(zeros(net.augment) if augment is None else augment.to(c_noise))
     return extra
 

@@ -100,7 +100,7 @@ def reference(
     device=None,            # as in `extract`
 ) -> Seen:                  # with the features of the first layer; about: name, hash, size, n, seed, features
     "A data set to compare with, from the cache if it is there."
-    if not hasattr(data, 'batch'): raise ValueError(f"data is {type(data).__name__}: pass a data set, such as dataset('openmoji32')")
+    if not hasattr(data, 'batch'): raise ValueError(f"data is {type(data).__name__}: pass a data set, such as dataset('avatars32')")
     order = picked(len(data), n, seed, keep)
     def make():
         found = look((to_bytes(data.batch(i)) for i in order.split(2000)), features, keep, device)

@@ -331,7 +331,7 @@ def test_imagenet_without_classes(tmp_path):
 
 def test_names(tmp_path, monkeypatch):
     for name in ('cifar', 'openmoji', 'openmoji032', 'imagenet', 'lsun_church256'):
-        with pytest.raises(ValueError, match='valid ones are: openmoji32, cifar10, imagenet64, lsun_bedroom256, lsun_cat256'): dataset(name)
+        with pytest.raises(ValueError, match='valid ones are: avatars32, cifar10, imagenet64, lsun_bedroom256, lsun_cat256'): dataset(name)
     for name, page in (('imagenet64', 'image-net.org'), ('lsun_bedroom256', 'fyu/lsun'), ('lsun_cat256', 'fyu/lsun'), ('cifar10', 'cifar-10-python')):
         with pytest.raises(FileNotFoundError, match=page): dataset(name)
         with pytest.raises(ValueError, match='size=48 was asked for'): dataset(name, size=48)

@@ -304,7 +304,7 @@ def test_other_weights_have_another_folder(tmp_path):
     assert a != b and a.name.rsplit('-', 1)[0] == b.name.rsplit('-', 1)[0] == 'm-multistep-2-100'
 
 @pytest.mark.parametrize('wrong, said', [(dict(way='ddim'), 'valid ones are: multistep'), (dict(way='heun'), "way='heun' is for a Denoiser"), (dict(levels=(1., 80.)), 'levels must be'), (dict(n=0), 'at least one sample'),
-                                         (dict(model='openmoji32-c'), 'openmoji32-cd'), (dict(features='inceptionv3'), 'efficientnet-lite0')])
+                                         (dict(model='avatars32-c'), 'avatars32-cd'), (dict(features='inceptionv3'), 'efficientnet-lite0')])
 def test_wrong_jobs(wrong, said, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match=said): fulfil([job(tmp_path, **wrong)], tmp_path/'out')
 

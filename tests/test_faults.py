@@ -135,7 +135,7 @@ def test_nan_stops_before_the_step(stopped, whole, capfd):
         m.setattr(type(DATA), 'batch', poison)
         with pytest.raises(FloatingPointError) as e: train(tiny(), stopped, log_every=1e9, save_every=1e9)
     said = str(e.value)
-    assert 'the loss of openmoji32_ct is nan at step 9: 1 of 8 images, at noise levels' in said and 'norm of the gradient nan' in said and 'failed.safetensors' in said
+    assert 'the loss of avatars32_ct is nan at step 9: 1 of 8 images, at noise levels' in said and 'norm of the gradient nan' in said and 'failed.safetensors' in said
     assert {n: b for n, b in bytes_of(stopped).items() if n != 'failed.safetensors'} == kept
     facts, tensors = read_state(stopped/'failed.safetensors')
     assert facts['k'] == 8 and all(v.isfinite().all() for v in tensors.values())

@@ -148,7 +148,7 @@ def files(tmp) -> dict:
     torch.save({'a': torch.zeros(2)}, tmp/'a.pt')
     batch, flip, index = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([True, False, True, False]), torch.tensor([0, 1])
     images, folder = data.Images(bytes_), folders.Folder(folders.Files(tmp/'zoo', ['a/1.png', 'b/2.png'], 8))
-    whole = presets.preset('openmoji32_cd')
+    whole = presets.preset('avatars32_cd')
     return {
         'folders': dict(
             as_floats=Row(b=batch, flip=flip, ok='flip.meta'), eight_bits=part(im=pic), upright=part(im=pic), middle=part(im=pic, w=4, h=4), square=part(im=pic, size=8), check_square=part(size=8, channels=3), check_labels=part(labels=index, count=2, name='x'),
@@ -168,7 +168,7 @@ def files(tmp) -> dict:
             measure_sigma_data=Row(data=images, sample=4, ok='sample.huge'), check_sigma_data=Row(data=images, sigma_data=1., tolerance=.25, ok='tolerance.zero tolerance.huge sigma_data.huge')),
         'presets': dict(
             Preset=Row(**{f: Own(getattr(whole, f)) for f in whole.__dataclass_fields__}), need_preset=Row(p=whole), check_preset=part(p=whole), same_type=part(name='x', old=1, new=2), override=Row(preset=whole, lr=.1, ok='lr.huge'),
-            preset=Row(name='openmoji32_cd'), read_parameters=part(declared=dict(n=1), given=dict(n=2))),
+            preset=Row(name='avatars32_cd'), read_parameters=part(declared=dict(n=1), given=dict(n=2))),
         'foreign': dict(
             wanted=part(e=ValueError('GLOBAL a.b')), Refused=part(name='a', what='b'), read_pt=Row(path=tmp/'a.pt'), Record=part(), Reader=part(lambda file: None, file=''), tensor=part(lambda r: 0, r=None),
             state_of=part(lambda r: 0, r=None), gather=part(lambda r: 0, r=None), plain=part(v=1), facts_of=part(lambda r: 0, r=None), read_edm=Row(path=tmp/'edm.pkl', dry=True),
@@ -182,7 +182,7 @@ def models(tmp) -> dict:
     x, t = torch.randn(2, 3, 8, 8, generator=gen()), torch.tensor([1., 2.])
     ck.save(f, tmp/'in'/'m.safetensors')
     big, G = precond.Consistency(adm.ADMUNet(**ADM)), oracle.Gaussian().consistency
-    p, D = presets.preset('openmoji32_cd'), precond.Denoiser(net)
+    p, D = presets.preset('avatars32_cd'), precond.Denoiser(net)
     lv, edits = (80., 1.), 'eps.zero'
     return {
         'precond': dict(
@@ -196,7 +196,7 @@ def models(tmp) -> dict:
         'checkpoints': dict(
             from_pretrained=Row(name_or_path=str(tmp/'in'/'m.safetensors')), make_net=Row(spec=net.spec), blank=part(make=lambda: net), fill=part(net=net, state=net.state_dict()), place=part(model=f),
             save=Row(model=f, path=out/'m.safetensors'), optional=part(package='json', why='a test'), fetch=part(lambda repo_id: 0, repo_id='a/b'), shipped=part(),
-            find=Row(name_or_path='openmoji32-cd'), read=Row(path=tmp/'in'/'m.safetensors'), load_own=Row(path=tmp/'in'/'m.safetensors'), load=Row(name_or_path=str(tmp/'in'/'m.safetensors'), device='cpu', ok='device.empty'),
+            find=Row(name_or_path='avatars32-cd'), read=Row(path=tmp/'in'/'m.safetensors'), load_own=Row(path=tmp/'in'/'m.safetensors'), load=Row(name_or_path=str(tmp/'in'/'m.safetensors'), device='cpu', ok='device.empty'),
             save_pretrained=Row(model=f, folder=out/'folder', ok='folder.unknown folder.empty'), push_to_hub=part(lambda model: 0, model=f), publish=part(lambda net: 0, net=net), openai_net=part(lambda tensors: 0, tensors={}),
             load_openai=Row(source=dict(a=t), dry=True), edm_spec=part(lambda tensors: 0, tensors={}), load_edm=Row(source=dict(a=t), dry=True), load_jcm=Row(source=dict(a=t), net=Own(ncsnpp.SongUNet(**NET)), dry=True), described=part(lambda path: 0, path=''),
             from_diffusers=Row(path=tmp/'pipeline', dry=True), to_diffusers=Row(model=big, path=out/'pipeline', num_train_timesteps=40, ok='path.unknown path.empty num_train_timesteps.huge'),
@@ -217,7 +217,7 @@ def running(tmp) -> dict:
     from consistency_nb import data, distances, ema, files, launch, nets, objective, oracle, parallel, presets, solvers, train, watch
     x, z, n, out = torch.randn(2, 3, 8, 8, generator=gen()), torch.randn(2, 3, 8, 8, generator=gen(1)), torch.tensor([0, 1]), tmp/'out'
     net = nets.UNet((8, 8), blocks=1, patch=1, attention=(), emb=8)
-    p = presets.override(presets.preset('openmoji32_cd'), iterations=1, batch=2, image_size=8, growth=(3, 4), sigma_data=.58, precision='fp32')
+    p = presets.override(presets.preset('avatars32_cd'), iterations=1, batch=2, image_size=8, growth=(3, 4), sigma_data=.58, precision='fp32')
     images, f = data.Images(torch.arange(768).reshape(4, 3, 8, 8).to(torch.uint8), 'tiny'), oracle.Gaussian().consistency
     parts = dict(p=p, net=net, data=images, teacher=f, distance=distances.l2, step=solvers.heun_step, device='cpu', seed=0)
     again = lambda K=3: train.Run(**parts | dict(net=copy.deepcopy(net)), K=K)
@@ -237,8 +237,8 @@ def running(tmp) -> dict:
             write_state=Row(path=out/'s.safetensors', facts=dict(k=1), tensors=Own(dict(a=x)), ok='facts.none facts.text facts.empty facts.unknown facts.number'), read_state=Row(path=path),
             latest_state=Row(path=path, say=Own(none), ok='path.unknown path.nul')),
         'objective': dict(
-            levels_at=Row(p=p, **at, ok='k.zero k.huge k.negative K.huge'), pd_stage=Row(p=presets.preset('openmoji32_pd'), K=100, ok='K.huge'), mu_at=[Row(p=p, N=Own(4)), Row(p=presets.preset('cifar10_ct'), N=4, ok='N.huge')],
-            lr_at=Row(p=p, **at, ok='k.zero k.huge K.huge'), ema_at=Row(p=presets.preset('openmoji32_edm'), k=3, ok='k.zero k.huge'), autocast_dtype=[Row(precision='fp32', device=Own('cpu')), Row(precision=Own('auto'), device='cpu')],
+            levels_at=Row(p=p, **at, ok='k.zero k.huge k.negative K.huge'), pd_stage=Row(p=presets.preset('avatars32_pd'), K=100, ok='K.huge'), mu_at=[Row(p=p, N=Own(4)), Row(p=presets.preset('cifar10_ct'), N=4, ok='N.huge')],
+            lr_at=Row(p=p, **at, ok='k.zero k.huge K.huge'), ema_at=Row(p=presets.preset('avatars32_edm'), k=3, ok='k.zero k.huge'), autocast_dtype=[Row(precision='fp32', device=Own('cpu')), Row(precision=Own('auto'), device='cpu')],
             wrap=Row(net=net, p=p), Objective=part(p=p, K=10, model=f, target=f),
             noise=part(seed=1, part=range(2), shape=(3, 8, 8), gen=gen())),
         'watch': dict(
@@ -256,13 +256,13 @@ def running(tmp) -> dict:
             run_folder=[Row(out_dir=tmp/'runs', ok='out_dir.empty out_dir.unknown'), Row(out_dir=str(tmp/'runs'), ok='out_dir.unknown')],
             fit=[Row(anew(train.fit), **whole, ok=fitted), Row(train.fit, out_dir=str(tmp/'fit'), **{k: Own(v) for k, v in parts.items()}, ok='out_dir.unknown')]),
         'launch': dict(
-            distance_of=Row(p=p), step_of=Row(p=p), ingredients=Row(p=presets.preset('openmoji32_ct'), device='cpu', seed=0, ok='device.empty seed.zero'),
+            distance_of=Row(p=p), step_of=Row(p=p), ingredients=Row(p=presets.preset('avatars32_ct'), device='cpu', seed=0, ok='device.empty seed.zero'),
             environments=Row(num_processes=4, num_nodes=2, node_rank=1, address='head', port=29500, ok='node_rank.zero address.number address.unknown address.nul'),
             follow_parent=part(), Child=part(lambda command: None, command=[]), start=Row(command=[sys.executable, '-c', ''], num_processes=1), raise_failure=part(lambda children: None, children=[]),
             pictures=Row(p=p, shape=(3, 8, 8), out=Own(out), device=Own('cpu'), ok='shape.empty'),
             fit_in_processes=Row(anew(launch.fit_in_processes), **{k: v for k, v in whole.items() if k[-6:] != '_every'}, num_processes=1, ok=fitted),
             check_options=Row(p=p, seed=0, minutes=0., device='cpu', accumulate=1, tracker='', num_processes=1, num_nodes=1, node_rank=0, address='', port=0, ok='seed.zero minutes.none minutes.zero device.none address.none address.number address.unknown address.nul tracker.none'),
-            enough_devices=Row(here=1, device='cpu', ok='here.huge device.none'), truth=part(s='True'), read_options=part(argv=['--preset', 'openmoji32_ct']), main=part(lambda argv: None, argv=[]))}
+            enough_devices=Row(here=1, device='cpu', ok='here.huge device.none'), truth=part(s='True'), read_options=part(argv=['--preset', 'avatars32_ct']), main=part(lambda argv: None, argv=[]))}
 
 def measured(tmp) -> dict:
     from consistency_nb import checkpoints as ck, data, evaluate as ev, nets, precond, references as ref, stream
@@ -415,7 +415,7 @@ def test_preset_field(field, method):
     "Every wrong value of every field is refused at once, whoever makes the record."
     import dataclasses
     from consistency_nb.presets import Preset, override, preset
-    p = preset(f'openmoji32_{method}')
+    p = preset(f'avatars32_{method}')
     for how, bad in wrong(getattr(p, field)).items():
         if type(bad) is type(getattr(p, field)) and bad == getattr(p, field) or how in ('negative', 'empty') and getattr(p, field) in ((), '') and bad in ((), ''): continue
         if field in ('warmup', 's0', 's1') and how == 'negative' or how not in LEGAL.get(field, '').split():
@@ -445,7 +445,7 @@ def test_a_command_line(words, said, tmp_path, monkeypatch, capsys):
     "An option that does not fit ends the command before a process is started or a file is written; argparse's own errors go to stderr."
     from consistency_nb.launch import main
     monkeypatch.chdir(tmp_path); monkeypatch.delenv('RANK', raising=False)
-    with pytest.raises((ValueError, FileNotFoundError, SystemExit)) as e: main(['--preset', 'openmoji32_ct', *words.split()])
+    with pytest.raises((ValueError, FileNotFoundError, SystemExit)) as e: main(['--preset', 'avatars32_ct', *words.split()])
     assert said in f'{e.value} {capsys.readouterr().err}' and not list(tmp_path.rglob('*'))
 
 def test_networks_have_one_list():

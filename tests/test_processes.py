@@ -145,7 +145,7 @@ def wait_for(path, process):
 @pytest.mark.parametrize('way', ['own', 'accelerate', 'shards'])
 def test_command_line(way, tmp_path):
     length, K = ('--minutes 0.001', 10) if way == 'own' else ('--iterations 3 --shard True --tracker tensorboard', 3) if way == 'shards' else ('--iterations 3', 3)   # by the clock: the shortest run there is
-    options = f'--preset openmoji32_ct --batch 8 {length} --device cpu --out_dir {tmp_path}'.split()
+    options = f'--preset avatars32_ct --batch 8 {length} --device cpu --out_dir {tmp_path}'.split()
     command = {'own': [sys.executable, '-m', 'consistency_nb.launch', '--num_processes', '2'],
                'shards': [sys.executable, '-m', 'consistency_nb.launch', '--num_processes', '2'],
                'accelerate': [sys.executable, '-m', 'accelerate.commands.launch', '--cpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '-m', 'consistency_nb.train']}[way]

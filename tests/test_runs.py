@@ -32,21 +32,21 @@ def test_levels_that_are_found_are_used(tmp_path):
     report, f = json.loads((tmp_path/'metrics.json').read_text()), load(tmp_path)
     found = report['steps']['2']
     assert report['tried'] >= 3 and tuple(f.facts['levels']['2']) == tuple(found['levels'])
-    torch.testing.assert_close(f.sample(2, steps=2), load('openmoji32-cd').sample(2, levels=found['levels']))
+    torch.testing.assert_close(f.sample(2, steps=2), load('avatars32-cd').sample(2, levels=found['levels']))
 
 def test_evaluate_notebook(tmp_path):
     "Two runs of the same: the second finds every number that the first wrote down."
     import numpy as np
-    few = dict(samples=6, seeds=2, steps='1,3', evaluations='3', ways='heun', reference_images=200, npz=True, device='cpu', model='openmoji32-cd')
+    few = dict(samples=6, seeds=2, steps='1,3', evaluations='3', ways='heun', reference_images=200, npz=True, device='cpu', model='avatars32-cd')
     run('evaluate_model', tmp_path, **few)
     first = json.loads((tmp_path/'metrics.json').read_text())
     rows = first['rows']
-    assert rows.keys() == {'openmoji32-cd, 1 call', 'openmoji32-cd, 3 calls', 'openmoji32-edm, heun, 3 calls'}
-    for r in rows.values(): assert r['fd']['mean'] > 100 and r['fd']['std'] > 0 and r['seed'] == [0, 1_000_000] and (r['n'], r['n_reference'], r['reference'], r['rounding']) == (6, 200, 'openmoji32', 'nearest')
-    assert len(first['levels']['openmoji32-cd, 3 calls']) == 3 and len(first['floor']) == 2 and min(first['floor']) > 10
-    assert first['copies'].keys() == {'openmoji32-cd, 1 call', 'openmoji32-edm, heun, 3 calls'} and not (tmp_path/'samples').exists()
+    assert rows.keys() == {'avatars32-cd, 1 call', 'avatars32-cd, 3 calls', 'avatars32-edm, heun, 3 calls'}
+    for r in rows.values(): assert r['fd']['mean'] > 100 and r['fd']['std'] > 0 and r['seed'] == [0, 1_000_000] and (r['n'], r['n_reference'], r['reference'], r['rounding']) == (6, 200, 'avatars32', 'nearest')
+    assert len(first['levels']['avatars32-cd, 3 calls']) == 3 and len(first['floor']) == 2 and min(first['floor']) > 10
+    assert first['copies'].keys() == {'avatars32-cd, 1 call', 'avatars32-edm, heun, 3 calls'} and not (tmp_path/'samples').exists()
     assert np.load(tmp_path/'samples.npz')['arr_0'].shape == (6, 32, 32, 3)
-    for made in 'quality.png', 'samples.png', 'nearest-openmoji32-cd.png', 'table.txt': assert (tmp_path/made).stat().st_size > 100
+    for made in 'quality.png', 'samples.png', 'nearest-avatars32-cd.png', 'table.txt': assert (tmp_path/made).stat().st_size > 100
     (tmp_path/'quality.png').unlink()
     again = run('evaluate_model', tmp_path, **few)
     assert json.loads((tmp_path/'metrics.json').read_text())['rows'] == rows and (tmp_path/'quality.png').exists(), 'to the last digit of the seconds: nothing was drawn again'
@@ -70,8 +70,8 @@ def test_edit_notebook(tmp_path):
     assert 'inpaint' in json.dumps(report) and not same.all()
 
 @pytest.mark.parametrize('wrong, said', [(dict(iteration=8), "unknown parameter 'iteration'; valid ones are: preset, out_dir, minutes"),
-                                         (dict(lr='fast'), "'lr' must be float"), (dict(preset='openmoji_cd'), 'valid ones are: openmoji32_edm'),
-                                         (dict(preset='openmoji32_ct'), 'use nbs/train_ct.ipynb'), (dict(tracker='tensorbord'), 'valid ones are: aim')])
+                                         (dict(lr='fast'), "'lr' must be float"), (dict(preset='avatars_cd'), 'valid ones are: avatars32_edm'),
+                                         (dict(preset='avatars32_ct'), 'use nbs/train_ct.ipynb'), (dict(tracker='tensorbord'), 'valid ones are: aim')])
 def test_wrong_parameter_stops_at_once(wrong, said, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError) as e: run('train_cd', tmp_path, **{**SHORT, **wrong})
     assert said in str(e.value)
@@ -95,7 +95,7 @@ class Net(nn.Module):
     def __init__(self): super().__init__(); self.a = nn.Conv2d(3, 3, 3, padding=1)
     def forward(self, x, c, y=None): return self.a(x)
 torch.set_num_threads(1); torch.manual_seed(0)
-p = override(preset('openmoji32_ct'), iterations=400, batch=2, mu=0.9, sigma_data=0.58)
+p = override(preset('avatars32_ct'), iterations=400, batch=2, mu=0.9, sigma_data=0.58)
 data = Images(torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
 fit(p, Net(), data, sys.argv[1], distance=l2, log_every=0.2, save_every=0., device='cpu')
 """
@@ -112,6 +112,6 @@ def test_kill_at_any_moment(tmp_path):
         while not (file.exists() and file.stat().st_mtime_ns > before) and p.poll() is None: time.sleep(0.01)
         time.sleep(delay); p.send_signal(signal.SIGKILL); p.wait()
     last = start(tmp_path/'killed'); said = last.communicate(timeout=240)[0]
-    assert last.returncode == 0 and 'continuing openmoji32_ct at step' in said, said
+    assert last.returncode == 0 and 'continuing avatars32_ct at step' in said, said
     a, b = (load_file(tmp_path/f'{n}/checkpoint.safetensors') for n in ('whole', 'killed'))
     assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)

@@ -62,7 +62,7 @@ def test_wrong_tracker_is_refused_at_once(tmp_path):
     with pytest.raises(ValueError, match="unknown tracker 'tensorbord'; valid ones are: .*tensorboard.*wandb"): train(tiny(), tmp_path/'a', tracker='tensorbord')
     missing = next(n for n in LOGGER_TYPE_TO_CLASS if n not in map(str, get_available_trackers()))
     with pytest.raises(ValueError, match=f'{missing}.* is not installed: pip install {missing}'): train(tiny(), tmp_path/'a', tracker=missing)
-    said = subprocess.run([sys.executable, '-m', 'consistency_nb.launch', '--preset', 'openmoji32_ct', '--out_dir', str(tmp_path/'a'), '--num_processes', '2', '--device', 'cpu', '--tracker', 'x'],
+    said = subprocess.run([sys.executable, '-m', 'consistency_nb.launch', '--preset', 'avatars32_ct', '--out_dir', str(tmp_path/'a'), '--num_processes', '2', '--device', 'cpu', '--tracker', 'x'],
                           env=environment(), capture_output=True, text=True, timeout=300)
     assert said.returncode and "unknown tracker 'x'" in said.stderr and not (tmp_path/'a').exists()
 
