@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STYLES', 'HELD_OUT', 'WORKER', 'HOW', 'NAMES', 'Images', 'to_bytes', 'cache_folder', 'write_whole', 'digest',
            'cached', 'style', 'portrait', 'drawn', 'avatars', 'pictures', 'arrays', 'cifar10', 'imagenet', 'place',
-           'by_path', 'dataset', 'measure_sigma_data', 'check_sigma_data']
+           'by_path', 'dataset', 'measure_sigma_data', 'check_sigma_data', 'held_out']
 
 # %% ../nbs/15_data.ipynb #a7680a7a
 import hashlib, importlib.metadata, importlib.resources, io, json, math, os, re, subprocess, sys, warnings
@@ -119,8 +119,10 @@ WORKER = 'import sys; from consistency_nb.data import portrait\nfor i in range(*
 def drawn(n: int, first: int, size: int) -> Tensor:  # as for `avatars`
     "The pictures, by one process for each core; the renderer would let no second thread in."
     from tqdm.auto import tqdm
-    hands, out, one = (os.cpu_count() or 1 if n > 1000 else 1), np.empty((n, 3, size, size), np.uint8), 3 * size * size
-    if hands == 1: return torch.from_numpy(np.stack([portrait(i % 10, first + i // 10, size) for i in range(n)]))
+    hands, out, one = os.cpu_count() or 1, np.empty((n, 3, size, size), np.uint8), 3 * size * size
+    if n <= 1000 or hands == 1:   # not worth a process
+        for i in range(n): out[i] = portrait(i % 10, first + i // 10, size)
+        return torch.from_numpy(out)
     print(f'drawing {n:,} avatars at {size} px, once', flush=True)
     workers = [subprocess.Popen([sys.executable, '-c', WORKER, *map(str, (first, size, w, n, hands))], stdout=subprocess.PIPE) for w in range(hands)]
     try:
@@ -145,7 +147,8 @@ def avatars(
     try: import dicebear, resvg_py
     except ImportError as e: raise ImportError("avatars need `pip install 'consistency_nb[train]'`") from e
     version = '-'.join(importlib.metadata.version(p) for p in ('dicebear-core', 'dicebear-styles'))
-    x = cached(cache_folder()/f'avatars-{version}-{size}-{first}-{n}.safetensors', lambda: drawn(n, first, size))
+    make = lambda: drawn(n, first, size)
+    x = cached(cache_folder()/f'avatars-{version}-{size}-{first}-{n}.safetensors', make) if n > 100 else make()
     name = f'avatars{size}' + (f'-{n}' if n != 10_000 else '') + (f', seeds from {first:,}' if first else '')
     return Images(x, name, torch.arange(n) % 10, STYLES)
 
@@ -275,12 +278,12 @@ def dataset(
 # %% ../nbs/15_data.ipynb #c425a3e6
 def measure_sigma_data(
     data: Images | Folder,
-    sample: int = 1024,  # images looked at, evenly spread over the set
+    sample: int = 1024,  # images looked at, drawn without replacement; with even steps one class of a regular set might be all that is seen
 ) -> float:
     "Standard deviation of the pixels in [-1, 1]: what `sigma_data` should be."
     if not hasattr(data, 'batch'): raise ValueError(f'data is {type(data).__name__}: pass a data set, such as dataset({NAMES.split(",")[0]!r})')
     check_numbers(whole=True, least=1, sample=sample)
-    index, sums = torch.arange(min(sample, len(data))) * len(data) // min(sample, len(data)), []
+    index, sums = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:sample], []
     for part in index.split(64):
         x = data.batch(part)
         sums.append(len(part) * torch.stack([x.mean(), x.square().mean()]).cpu().double())
@@ -298,3 +301,16 @@ def check_sigma_data(
     if abs(sigma_data - measured) > tolerance * measured:
         warnings.warn(f'sigma_data is {sigma_data:g}, but the pixels of {data.name} have standard deviation {measured:.3f}: set sigma_data={measured:.2f}')
     return measured
+
+# %% ../nbs/15_data.ipynb #18dcb861
+def held_out(
+    data: Images | Folder,  # what a model was trained on
+    n: int = 10_000,        # pictures, at most
+) -> Images:                # with the labels of the set
+    "The pictures to compare samples with: avatars that no run trains on, or pictures of the set, evenly drawn."
+    check_numbers(whole=True, least=2, n=n)
+    if not hasattr(data, 'batch'): raise ValueError(f"data is {type(data).__name__}: pass a data set, such as dataset('avatars32')")
+    if getattr(data, 'classes', ()) == STYLES: return avatars(n, data.shape[-1], HELD_OUT)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:n]
+    images = torch.cat([to_bytes(data.batch(i)) for i in order.split(500)])
+    return Images(images, data.name, None if data.labels is None else data.labels.cpu()[order], getattr(data, 'classes', ()))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METRICS', 'fold_batchnorm', 'Lite0', 'Lite0At224', 'extractor_name', 'check_images', 'extract', 'check_features',
            'same_width', 'as_features', 'pick', 'Statistics', 'statistics', 'frechet_distance', 'precision_recall',
-           'kernel_distance', 'class_score', 'evaluate', 'halves_floor', 'nearest', 'favourites']
+           'kernel_distance', 'class_score', 'evaluate', 'halves_floor', 'nearest', 'favourites', 'class_rate']
 
 # %% ../nbs/20_evaluate.ipynb #8675d2da
 import sys
@@ -25,7 +25,7 @@ from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, k
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor, get_featuresdict_from_dataset
-from .core import check_numbers, check_seed, find_device
+from .core import check_index, check_numbers, check_seed, find_device
 
 # %% ../nbs/20_evaluate.ipynb #5aea3b22
 def fold_batchnorm(
@@ -287,3 +287,19 @@ def favourites(
     rows, counts = index.reshape(len(index), -1)[:, 0].unique(return_counts=True)
     order = counts.argsort(descending=True, stable=True)
     return rows[order], counts[order]
+
+# %% ../nbs/20_evaluate.ipynb #47e34e8a
+def class_rate(
+    images: Tensor | dict,     # the samples: images, or features as in `as_features`
+    y: Tensor,                 # (N,) long, the classes that were asked for
+    reference: Tensor | dict,  # the data, in either form
+    labels: Tensor,            # (M,) long, its classes; each of 0 .. K-1 occurs
+    features: str = 'efficientnet-lite0', batch=None, device=None,  # as in `extract`
+) -> float:                    # share in [0, 1]
+    "The share of samples that lie nearest to the mean of their class."
+    a, b = (pick(as_features(v, features, batch, device, what), None, 1, what) for v, what in ((images, 'images'), (reference, 'reference')))
+    same_width(a, b, 'images', 'the reference')
+    check_index(int(labels.max()) + 1, y=y, labels=labels)
+    if (len(y), len(labels)) != (len(a), len(b)): raise ValueError(f'{len(y)} and {len(labels)} classes for {len(a)} images and {len(b)} of the reference: pass one for each')
+    means = torch.stack([b[labels == k].mean(0) for k in range(int(labels.max()) + 1)])
+    return (torch.cdist(a, means).argmin(1) == y).float().mean().item()

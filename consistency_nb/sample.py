@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['start', 'onestep', 'check_levels', 'multistep', 'generate', 'labelled', 'Found', 'search_levels', 'known_levels',
-           'sampler', 'draw']
+           'sampler', 'class_indices', 'of_class', 'draw']
 
 # %% ../nbs/06_sample.ipynb #179559c0
 import math
+from numbers import Integral
 from typing import Callable, NamedTuple, Sequence
 
 import torch
@@ -112,13 +113,14 @@ def labelled(
     f: Callable,           # f(x, t, y) or D(x, t, y)
     seeds: Sequence[int],  # one per image
     classes: int | None,   # number of classes; None or 0 for a network without labels
+    label: Callable | None = None,  # seed -> class in 0 .. classes-1; None: seed % classes
 ) -> Callable:             # (x, t) -> images
-    "`f` with class `seed % classes` for each image; `f` itself where there are no classes."
+    "`f` with the class of each image filled in; `f` itself where there are no classes."
     if not callable(f): raise ValueError(f"f is {type(f).__name__}: pass a function (x, t, y) -> image")
     if not classes: return f
     check_numbers(whole=True, least=1, most=2**31, classes=classes)
     for s in seeds: check_numbers(whole=True, least=0, seeds=s)
-    y = torch.tensor([s % classes for s in seeds])
+    y = torch.tensor([label(s) if label else s % classes for s in seeds])
     return lambda x, t: f(x, t, y.to(x.device))
 
 # %% ../nbs/06_sample.ipynb #57348b82
@@ -174,32 +176,60 @@ def sampler(
     steps: int = 1,   # calls of a consistency function; Heun steps, at least 2, of a denoiser (2 steps - 1 calls)
     levels: Sequence[float] | None = None,  # of a consistency function; None: the ones known for `steps`
     T: float = 80.,   # largest level of a denoiser; a consistency function has its own
+    label: Callable | None = None,  # seed -> class; None: the classes in turn
 ) -> Callable:        # (noise at level T, seeds) -> images in [-1, 1]
     "How to draw from a model. ValueError if it has no levels for that many steps."
     if not isinstance(getattr(model, 'net', None), torch.nn.Module): raise ValueError(f'model is {type(model).__name__}: pass a Consistency or a Denoiser, such as load returns')
     check_numbers(whole=True, least=1, most=10_000, steps=steps); check_numbers(above=0, most=1e6, T=T)
     classes = model.net.spec.get('num_classes')
     if levels and not hasattr(model, 'eps'): raise ValueError('this model is a denoiser: levels= are for a consistency function')
-    if not hasattr(model, 'eps'): return lambda x, s: edm_sample(labelled(model, s, classes), x, n=max(steps, 2), T=T).clamp(-1, 1)
+    if not hasattr(model, 'eps'): return lambda x, s: edm_sample(labelled(model, s, classes, label), x, n=max(steps, 2), T=T).clamp(-1, 1)
     known = known_levels(model)
     if levels is None and steps not in known:
         raise ValueError(f"no levels are known for {steps} steps of this model: pass levels=, such as ({model.T:g}, 0.6), or choose steps from {', '.join(map(str, known))}")
     levels = check_levels(known[steps] if levels is None else levels, model.eps, model.T)
-    return lambda x, s: multistep(labelled(model, s, classes), x, levels, model.eps, seeds=s, T=model.T)
+    return lambda x, s: multistep(labelled(model, s, classes, label), x, levels, model.eps, seeds=s, T=model.T)
+
+# %% ../nbs/06_sample.ipynb #a0ba294c
+def class_indices(
+    model: Callable,  # as for `sampler`
+    y: int | str | Sequence,  # an index, a name from the model's `facts`, or several of them
+) -> list:            # of int
+    "The classes that are meant. ValueError for one that the model does not know."
+    count, names = model.net.spec.get('num_classes') or 0, list(getattr(model, 'facts', {}).get('classes', ()))
+    if not count: raise ValueError('this model knows no classes: leave y out')
+    def index(v):
+        if isinstance(v, str) and v in names: return names.index(v)
+        if isinstance(v, Integral) and 0 <= v < count: return int(v)
+        valid = ', '.join(names) if names else 'whole numbers'
+        raise ValueError(f'no class {v!r}: valid ones are {valid}, or an index from 0 to {count - 1}')
+    chosen = [index(v) for v in ([y] if isinstance(y, (str, Integral)) else y)]
+    if not chosen: raise ValueError('y is empty: give at least one class, or leave it out')
+    return chosen
+
+def of_class(
+    model: Callable,          # as for `sampler`
+    y: int | str | Sequence,  # a class, or one for each image; a batch of several times as many images repeats them
+) -> Callable:                # (x, t) -> images
+    "A model that is asked for certain classes: what solvers and editing call."
+    chosen = torch.tensor(class_indices(model, y))
+    return lambda x, t: model(x, t, chosen.repeat(len(x) // len(chosen)).to(x.device))
 
 # %% ../nbs/06_sample.ipynb #75defa77
 def draw(
     model: Callable,   # as for `sampler`; a model of `load` has this function as its method `sample`
     n: int = 16,       # images
     steps: int = 1,    # as for `sampler`
-    seed: int = 0,     # of the first image; image i depends on seed + i alone
+    seed: int = 0,     # of the first image; image i depends on seed + i and its class alone
     levels: Sequence[float] | None = None,  # as for `sampler`
     batch: int = 50,   # images at a time
     shape: tuple | None = None,  # (C, H, W); None: what the model knows of its images
+    y: int | str | Sequence | None = None,  # class, or several that the images take in turn; None: all classes in turn, image i is of class (seed + i) % classes
 ) -> Tensor:           # (n, C, H, W) in [-1, 1], on the CPU
     "Images from a model that knows its size and its levels."
     check_numbers(whole=True, least=1, most=2**24, n=n); check_numbers(whole=True, least=0, most=2**31, seed=seed)
-    make = sampler(model, steps, levels)
+    chosen = None if y is None else class_indices(model, y)
+    make = sampler(model, steps, levels, label=chosen and (lambda s: chosen[(s - seed) % len(chosen)]))
     size = getattr(model, 'facts', {}).get('image_size') or model.net.spec.get('image_size')
     if shape is None and not size: raise ValueError('neither the model nor its network knows the size of its images: pass shape=(C, H, W)')
     if shape is None: shape = (model.net.spec.get('in_channels', 3), size, size)

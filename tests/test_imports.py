@@ -15,7 +15,7 @@ MAY = {  # besides core, which all may import
     'objective': 'grid solvers precond schedules losses continuous presets', 'watch': 'data presets files objective', 'parallel': 'ema', 'train': 'ema data presets files objective watch parallel',
     'foreign': '', 'checkpoints': 'precond sample nets ncsnpp adm foreign', 'cost': 'presets checkpoints',
     'launch': 'grid solvers sample distances data files presets objective watch parallel train checkpoints', 'edit': 'grid sample', 'evaluate': '',
-    'references': 'folders data files evaluate', 'stream': 'grid solvers sample data files checkpoints launch evaluate references', 'viz': ''}
+    'runs': 'folders data precond presets sample train checkpoints cost launch evaluate references',     'references': 'folders data files evaluate', 'stream': 'grid solvers sample data files checkpoints launch evaluate references', 'viz': ''}
 HEAVY = {'torchvision', 'matplotlib', 'accelerate', 'safetensors', 'lpips', 'nbdev', 'fastcore', 'IPython'}
 
 def imports(nodes):
