@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NETS', 'KINDS', 'ON_HUB', 'WEIGHTS', 'PUBLISHED', 'OPENAI', 'OPENERS', 'from_pretrained', 'CARD', 'PIPELINE',
-           'SCHEDULER', 'make_net', 'blank', 'fill', 'place', 'save', 'optional', 'fetch', 'shipped', 'find', 'read',
-           'load_own', 'load', 'save_pretrained', 'push_to_hub', 'publish', 'openai_net', 'load_openai', 'edm_spec',
-           'load_edm', 'load_jcm', 'described', 'from_diffusers', 'to_diffusers', 'to_onnx', 'check_onnx']
+           'SCHEDULER', 'make_net', 'blank', 'fill', 'place', 'about', 'save', 'optional', 'fetch', 'shipped', 'find',
+           'read', 'load_own', 'load', 'save_pretrained', 'push_to_hub', 'publish', 'openai_net', 'load_openai',
+           'edm_spec', 'load_edm', 'load_jcm', 'described', 'from_diffusers', 'to_diffusers', 'to_onnx', 'check_onnx']
 
 # %% ../nbs/18_checkpoints.ipynb #4226106e
 import importlib, json, os, re, tempfile
@@ -57,6 +57,16 @@ def place(model: Denoiser, device=None) -> Denoiser:
     return model.to(find_device(device or 'cpu'), memory_format=torch.channels_last).eval().requires_grad_(False)
 
 # %% ../nbs/18_checkpoints.ipynb #bf7b5e66
+def _facts(model: Denoiser) -> dict: return getattr(model, 'facts', {})
+
+def about(
+    model: Denoiser,  # or Consistency; its network has a `spec`
+    **facts,          # besides its own
+) -> dict:            # plain values
+    "What a file says of the model in it."
+    said = dict(kind=type(model).__name__, net=model.net.spec, sigma_data=model.sigma_data, facts=_facts(model) | facts)
+    return said | dict(eps=model.eps, T=model.T) if isinstance(model, Consistency) else said
+
 def save(
     model: Denoiser,     # or Consistency; its network has a `spec`
     path: str | Path,    # ends in .safetensors; its folder is made
@@ -67,13 +77,11 @@ def save(
     path = Path(path)
     if not isinstance(model, Denoiser) or not hasattr(model.net, 'spec'): raise ValueError('pass a Denoiser or a Consistency around a network with a spec, such as UNet')
     if path.suffix != '.safetensors': raise ValueError(f'{path.name}: a model is stored as .safetensors')
-    about = dict(kind=type(model).__name__, net=model.net.spec, sigma_data=model.sigma_data, facts=getattr(model, 'facts', {}) | facts)
-    if isinstance(model, Consistency): about |= dict(eps=model.eps, T=model.T)
     keep = lambda v: v.detach().cpu().contiguous().to(torch.float16 if half and v.is_floating_point() else v.dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name('.' + path.name)
     try:
-        save_file({n: keep(v) for n, v in model.net.state_dict().items()}, tmp, metadata={'consistency_nb': json.dumps(about)})
+        save_file({n: keep(v) for n, v in model.net.state_dict().items()}, tmp, metadata={'consistency_nb': json.dumps(about(model, **facts))})
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
@@ -131,23 +139,23 @@ def read(
     "The description and the weights in a model file."
     try:
         with safe_open(path, 'pt') as f:
-            about = json.loads((f.metadata() or {})['consistency_nb'])
+            said = json.loads((f.metadata() or {})['consistency_nb'])
             tensors = {n: f.get_tensor(n) for n in f.keys()}
     except SafetensorError as e:
         raise ValueError(f'{path.name} is not a whole safetensors file ({e}): fetch or save it again; pickles are never opened') from e
     except (KeyError, ValueError) as e:
         raise ValueError(f'{path.name} holds tensors but does not say which model they are: it was not written by `save`') from e
-    return about, {n: v.float() if v.is_floating_point() else v for n, v in tensors.items()}
+    return said, {n: v.float() if v.is_floating_point() else v for n, v in tensors.items()}
 
 # %% ../nbs/18_checkpoints.ipynb #2e3abbcc
 def load_own(path: Path) -> Denoiser:
     "Open a file of `save`."
-    about, weights = read(path)
-    net = blank(partial(make_net, about['net']))
+    said, weights = read(path)
+    net = blank(partial(make_net, said['net']))
     try: fill(net, weights)
     except ValueError as e: raise ValueError(f'the weights in {path.name} {e}') from e
-    model = KINDS[about['kind']](net, **{k: about[k] for k in ('sigma_data', 'eps', 'T') if k in about})
-    model.facts = about['facts']
+    model = KINDS[said['kind']](net, **{k: said[k] for k in ('sigma_data', 'eps', 'T') if k in said})
+    model.facts = said['facts']
     return model
 
 OPENERS['.safetensors'] = load_own
@@ -314,6 +322,7 @@ def from_diffusers(
     except (SafetensorError, FileNotFoundError) as e: raise ValueError(f'{weights.name} in {path.name}/unet is missing or not whole: fetch it again') from e
     f = publish(None, partial(make_net, spec), adm.from_diffusers, tensors, 'Consistency', source=path.name, qkv='separate -> three_heads',
                 num_train_timesteps=levels['num_train_timesteps'])
+    if (path/'consistency_nb.json').is_file(): f.facts = json.loads((path/'consistency_nb.json').read_text(encoding='utf-8')) | f.facts   # of `to_diffusers`
     f.sigma_data, f.eps, f.T = (levels[k] for k in ('sigma_data', 'sigma_min', 'sigma_max'))
     return f
 
@@ -329,10 +338,10 @@ def to_diffusers(
     if type(model) is not Consistency or not isinstance(model.net, adm.ADMUNet):
         raise ValueError(f'a {PIPELINE} holds a Consistency around an ADMUNet, not a {type(model).__name__} around a {type(getattr(model, "net", None)).__name__}')
     if num_train_timesteps is not None: check_numbers(whole=True, least=2, num_train_timesteps=num_train_timesteps)
-    path, N = Path(path), num_train_timesteps or getattr(model, 'facts', {}).get('num_train_timesteps', 40)
+    path, N = Path(path), num_train_timesteps or _facts(model).get('num_train_timesteps', 40)
     scheduler = dict(_class_name=SCHEDULER, num_train_timesteps=N, sigma_min=model.eps, sigma_max=model.T, sigma_data=model.sigma_data, s_noise=1., rho=7., clip_denoised=True)
     index = dict(_class_name=PIPELINE, unet=['diffusers', 'UNet2DModel'], scheduler=['diffusers', SCHEDULER])
-    files = {'model_index.json': index, 'unet/config.json': adm.diffusers_config(model.net), 'scheduler/scheduler_config.json': scheduler}
+    files = {'model_index.json': index, 'consistency_nb.json': _facts(model), 'unet/config.json': adm.diffusers_config(model.net), 'scheduler/scheduler_config.json': scheduler}
     for name, content in files.items():
         (path/name).parent.mkdir(parents=True, exist_ok=True)
         (path/name).write_text(json.dumps(content, indent=2), encoding='utf-8')
@@ -345,10 +354,10 @@ def to_onnx(
     image_size: int | None = None,  # pixels along a side; None: what the network or its facts say
     tolerance: float = 1e-4,  # largest difference that is accepted, as a share of the largest entry
 ) -> float | None:          # the difference found; None: onnxruntime is not installed
-    "Write a model as an ONNX graph."
+    "Write a model as an ONNX graph; what is known of it (levels, names of classes) is in its metadata, under consistency_nb."
     optional('onnxscript', 'an ONNX graph')
     spec, like = model.net.spec, next(model.parameters())
-    size = image_size or spec.get('image_size') or getattr(model, 'facts', {}).get('image_size')
+    size = image_size or spec.get('image_size') or _facts(model).get('image_size')
     if not size: raise ValueError('neither the network nor its facts tell the size of the images: pass image_size=')
     def inputs(B):
         t = torch.linspace(0.5, 80., B, device=like.device)
@@ -356,8 +365,9 @@ def to_onnx(
         return dict(x=x, t=t) | (dict(y=torch.arange(B, device=like.device) % spec['num_classes']) if spec.get('num_classes') else {})
     args, batch = inputs(2), torch.export.Dim('batch')
     graph = torch.export.export(model.eval(), tuple(args.values()), dynamic_shapes={n: {0: batch} for n in args}, strict=True)
-    torch.onnx.export(graph, dynamo=True, input_names=[*args], output_names=['image'], verbose=False).save(
-        path, external_data=sum(p.nbytes for p in model.parameters()) > 1.5e9)
+    program = torch.onnx.export(graph, dynamo=True, input_names=[*args], output_names=['image'], verbose=False)
+    program.model.metadata_props['consistency_nb'] = json.dumps(about(model))
+    program.save(path, external_data=sum(p.nbytes for p in model.parameters()) > 1.5e9)
     return check_onnx(model, path, inputs(3), tolerance)
 
 # %% ../nbs/18_checkpoints.ipynb #eb7e1783

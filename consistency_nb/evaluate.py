@@ -293,13 +293,14 @@ def class_rate(
     images: Tensor | dict,     # the samples: images, or features as in `as_features`
     y: Tensor,                 # (N,) long, the classes that were asked for
     reference: Tensor | dict,  # the data, in either form
-    labels: Tensor,            # (M,) long, its classes; each of 0 .. K-1 occurs
+    labels: Tensor,            # (M,) long, its classes
     features: str = 'efficientnet-lite0', batch=None, device=None,  # as in `extract`
 ) -> float:                    # share in [0, 1]
     "The share of samples that lie nearest to the mean of their class."
     a, b = (pick(as_features(v, features, batch, device, what), None, 1, what) for v, what in ((images, 'images'), (reference, 'reference')))
     same_width(a, b, 'images', 'the reference')
-    check_index(int(labels.max()) + 1, y=y, labels=labels)
+    check_index(2**31, y=y, labels=labels)
     if (len(y), len(labels)) != (len(a), len(b)): raise ValueError(f'{len(y)} and {len(labels)} classes for {len(a)} images and {len(b)} of the reference: pass one for each')
-    means = torch.stack([b[labels == k].mean(0) for k in range(int(labels.max()) + 1)])
-    return (torch.cdist(a, means).argmin(1) == y).float().mean().item()
+    classes = labels.unique()
+    means = torch.stack([b[labels == k].mean(0) for k in classes])
+    return (classes[torch.cdist(a, means).argmin(1)] == y).float().mean().item()

@@ -145,13 +145,14 @@ def keep_frame(
     out: Path,           # folder of the run
     k: int,              # steps so far
 ):
-    "Write images as `latest.png` and as a frame of the film; drop every second frame of a film that is too long."
+    "Write images as `latest.png` and as a frame of the film; of a film that is too long, drop the frame whose neighbours are closest."
     film = out/'film'
     film.mkdir(exist_ok=True)
     save_image(seen.clamp(-1, 1), film/f'{k:08d}.png', nrow=len(seen), padding=0, normalize=True, value_range=(-1, 1))
     shutil.copyfile(film/f'{k:08d}.png', out/'latest.png')
     frames = sorted(film.glob('*.png'))
-    for late in frames[1:-1:2] if len(frames) > FRAMES else (): late.unlink()
+    gap = lambda i: int(frames[i + 1].stem) - int(frames[i - 1].stem)
+    if len(frames) > FRAMES: frames[min(range(1, FRAMES), key=gap)].unlink()
 
 def pictures(
     p: Preset,

@@ -327,11 +327,32 @@ def test_imagenet_without_classes(tmp_path):
     write(tmp_path/'x'/'1.png', noise(64, 64))
     with pytest.raises(ValueError, match='no class folders'): dataset('imagenet64', root=tmp_path/'x')
 
+# ---- avatars
+
+def test_avatars_are_the_same_everywhere():
+    "Weights were trained on these pictures: if a new version of the drawing packages draws otherwise, this says so."
+    assert D.digest(D.avatars(100).images) == '9541f2c20c50e9776a0feef0c59f38a0640dfbdc0b1c5e44e384f4abf5e64847'
+    assert D.digest(D.avatars(20, 64, 5).images) == 'e9dd9dd3b87b12e552b95a7140ec6f1cb95808f4c5c8335309dbbf03c16f7e93'
+
+def test_avatars_by_several_processes(tmp_path, monkeypatch, capfd):
+    "Order, cache and content do not depend on who draws; a process that dies ends the drawing with its own words."
+    alone = D.avatars(1004, 8)
+    monkeypatch.setattr(os, 'cpu_count', lambda: 3)
+    assert torch.equal(D.drawn(1004, 0, 8), alone.images) and 'drawing 1,004 avatars at 8 px, once' in capfd.readouterr().out
+    kept, = (tmp_path/'cache').glob('avatars-*-8-0-1004.safetensors')
+    assert torch.equal(dataset('avatars8-1004').images, alone.images) and dataset('avatars8-1004').name == 'avatars8-1004' and alone.classes == D.STYLES
+    monkeypatch.setattr(D, 'WORKER', 'raise SystemExit("no pencil")')
+    with pytest.raises(RuntimeError, match='the process that drew avatar 0 ended'): D.drawn(1004, 0, 8)
+    assert 'no pencil' in capfd.readouterr().err
+
+def test_no_run_trains_on_what_is_held_out():
+    with pytest.raises(ValueError, match='n=10000001: pass a whole number'): dataset('avatars32-10000001')
+
 # ---- names and the rest
 
 def test_names(tmp_path, monkeypatch):
-    for name in ('cifar', 'openmoji', 'openmoji032', 'imagenet', 'lsun_church256'):
-        with pytest.raises(ValueError, match='valid ones are: avatars32, cifar10, imagenet64, lsun_bedroom256, lsun_cat256'): dataset(name)
+    for name in ('cifar', 'avatars', 'avatars032', 'avatars32-', 'avatars32-0', 'imagenet', 'lsun_church256'):
+        with pytest.raises(ValueError, match='valid ones are: avatars32, avatars32-100000'): dataset(name)
     for name, page in (('imagenet64', 'image-net.org'), ('lsun_bedroom256', 'fyu/lsun'), ('lsun_cat256', 'fyu/lsun'), ('cifar10', 'cifar-10-python')):
         with pytest.raises(FileNotFoundError, match=page): dataset(name)
         with pytest.raises(ValueError, match='size=48 was asked for'): dataset(name, size=48)
@@ -342,5 +363,5 @@ def test_names(tmp_path, monkeypatch):
 def test_sigma_data_of_a_sorted_set():
     "The sample is spread over the set: here its first half is black."
     x = torch.zeros(4000, 1, 2, 2, dtype=torch.uint8); x[2000:] = 255
-    assert abs(measure_sigma_data(Images(x)) - 1) < 1e-3 and abs(measure_sigma_data(Images(x[:7]))) < 1e-3
+    assert abs(measure_sigma_data(Images(x)) - 1) < 3e-3 and abs(measure_sigma_data(Images(x[:7]))) < 1e-3
     with pytest.warns(UserWarning, match='set sigma_data=1.00'): check_sigma_data(Images(x), 0.5)

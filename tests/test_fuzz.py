@@ -101,9 +101,9 @@ def road(tmp) -> dict:
         'ema': dict(EMA=[Row(model=lin), Row(ema.EMA(lin).update, model=lin, rate=.9, ok='rate.zero')],
                     halflife_to_rate=Row(halflife_images=1e5, batch=8, seen=1e3, ramp=.05, ok='halflife_images.zero halflife_images.huge seen.zero seen.huge ramp.zero ramp.huge batch.huge')),
         'nets': dict(
-            zero_init=part(layer=nn.Linear(2, 2)), LevelEmbedding=part(dim=8), norm=Row(channels=16), ResBlock=part(cin=8, cout=8, emb=8), Attention=Row(channels=64, head_channels=Own(32)),
+            zero_init=part(layer=nn.Linear(2, 2)), class_vector=part(table=nn.Embedding(3, 2), y=n % 3), LevelEmbedding=part(dim=8), norm=Row(channels=16), ResBlock=part(cin=8, cout=8, emb=8), Attention=Row(channels=64, head_channels=Own(32)),
             Stage=part(cin=8, cout=8, emb=8, dropout=0., attend=True), check_unet=part(s=nets.UNet(**unet).spec), check_inputs=part(x=x, c_noise=t, y=None, channels=3, side=4, classes=None),
-            UNet=[Row(**unet, patch=2, dropout=.1, num_classes=3, in_channels=3, ok='attention.empty dropout.zero'), Row(nets.UNet(**unet, num_classes=3), x=x, c_noise=t, y=n[:4] % 3)])}
+            UNet=[Row(**unet, patch=2, dropout=.1, num_classes=3, in_channels=3, ok='attention.empty dropout.zero'), Row(nets.UNet(**unet, num_classes=3), x=x, c_noise=t, y=n[:4] % 3, ok='y.none')])}
 
 def networks(tmp) -> dict:
     from consistency_nb import adm, ncsnpp
@@ -161,7 +161,7 @@ def files(tmp) -> dict:
         'data': dict(
             Images=[Row(images=batch, labels=torch.arange(4), ok='labels.meta'), Row(images.batch, index=index, flip=flip[:2], ok='index.batch')],
             to_bytes=Row(x=batch.float(), ok='x.rank x.batch'), cache_folder=part(), write_whole=part(lambda path: None, path=tmp), digest=part(x=batch), cached=part(path=tmp/'kept.safetensors', make=lambda: batch),
-            render=part(lambda svg: None, svg=''), openmoji=Row(size=32), pictures=Row(folder=tmp/'zoo', size=8, channels=3, memory=1., ok='memory.zero memory.huge'),
+            style=part(name='moods'), portrait=part(k=0, seed=1, size=8), drawn=part(n=2, first=0, size=8), avatars=Row(n=2, size=8, first=3, ok='n.huge first.zero'), held_out=Row(data=images, n=2, ok='n.huge'), pictures=Row(folder=tmp/'zoo', size=8, channels=3, memory=1., ok='memory.zero memory.huge'),
             arrays=Row(path=tmp/'a.npy', size=8, memory=1., ok='memory.zero memory.huge'), cifar10=Row(root=tmp/'cifar10', dry=True),
             imagenet=Row(folder=tmp/'imagenet', size=64, dry=True), place=part(name='cifar10', kind='cifar10', root=tmp),
             by_path=part(path=tmp/'zoo', size=8, channels=3, memory=1.), dataset=Row(name=str(tmp/'zoo'), size=8, channels=3, memory=1., ok='memory.zero memory.huge'),
@@ -179,6 +179,7 @@ def models(tmp) -> dict:
     net = nets.UNet((8, 8), blocks=1, patch=1, attention=(), emb=8)
     f, out = precond.Consistency(net), tmp/'out'; out.mkdir()
     f.facts = dict(image_size=8)
+    C = precond.Consistency(nets.UNet((8, 8), blocks=1, patch=1, attention=(), emb=8, num_classes=2)); C.facts = dict(classes=['a', 'b'])
     x, t = torch.randn(2, 3, 8, 8, generator=gen()), torch.tensor([1., 2.])
     ck.save(f, tmp/'in'/'m.safetensors')
     big, G = precond.Consistency(adm.ADMUNet(**ADM)), oracle.Gaussian().consistency
@@ -190,11 +191,11 @@ def models(tmp) -> dict:
             Denoiser=[Row(net=net, sigma_data=.5), Row(D, x=x, t=t)], Consistency=[Row(net=net, sigma_data=.5, eps=.002, T=80.), Row(f, x=x, t=t)]),
         'sample': dict(
             start=Row(seeds=(1, 2), shape=(3, 8, 8), T=80., ok='shape.empty'), onestep=Row(f=G, x=x, T=80., ok='x.rank x.batch'), check_levels=Row(levels=lv, eps=.002, T=80., ok='eps.zero'), multistep=Row(f=G, x=x, levels=lv, eps=.002, seeds=(1, 2), T=80., ok='x.rank eps.zero'),
-            generate=Row(draw=lambda x, s: x, seeds=(1, 2), shape=(3, 8, 8), T=80., batch=1, ok='shape.empty batch.huge'), labelled=Row(f=G, seeds=(1, 2), classes=3, ok='seeds.empty classes.none classes.zero'), Found=part(levels=lv, indices=(0, 1), score=1., tried={}),
+            generate=Row(draw=lambda x, s: x, seeds=(1, 2), shape=(3, 8, 8), T=80., batch=1, ok='shape.empty batch.huge'), labelled=Row(f=G, seeds=(1, 2), classes=3, ok='seeds.empty classes.none classes.zero'), class_indices=Row(model=Own(C), y=['a', 0], ok='y.text'), of_class=[Row(model=Own(C), y='a', ok=''), part(sample.of_class(C, 'a'), x=x, t=t)], Found=part(levels=lv, indices=(0, 1), score=1., tried={}),
             search_levels=Row(score=lambda levels: 1., N=8, steps=2, eps=.002, T=80., rho=7.), known_levels=part(model=f), sampler=Row(model=f, steps=1, levels=(80.,), T=80., ok='levels.none'),
             draw=Row(model=f, n=2, steps=1, seed=3, levels=(80.,), batch=2, shape=(3, 8, 8), ok='seed.zero levels.none batch.huge shape.empty')),
         'checkpoints': dict(
-            from_pretrained=Row(name_or_path=str(tmp/'in'/'m.safetensors')), make_net=Row(spec=net.spec), blank=part(make=lambda: net), fill=part(net=net, state=net.state_dict()), place=part(model=f),
+            from_pretrained=Row(name_or_path=str(tmp/'in'/'m.safetensors')), make_net=Row(spec=net.spec), blank=part(make=lambda: net), fill=part(net=net, state=net.state_dict()), place=part(model=f), about=part(model=f),
             save=Row(model=f, path=out/'m.safetensors'), optional=part(package='json', why='a test'), fetch=part(lambda repo_id: 0, repo_id='a/b'), shipped=part(),
             find=Row(name_or_path='avatars32-cd'), read=Row(path=tmp/'in'/'m.safetensors'), load_own=Row(path=tmp/'in'/'m.safetensors'), load=Row(name_or_path=str(tmp/'in'/'m.safetensors'), device='cpu', ok='device.empty'),
             save_pretrained=Row(model=f, folder=out/'folder', ok='folder.unknown folder.empty'), push_to_hub=part(lambda model: 0, model=f), publish=part(lambda net: 0, net=net), openai_net=part(lambda tensors: 0, tensors={}),
@@ -217,7 +218,7 @@ def running(tmp) -> dict:
     from consistency_nb import data, distances, ema, files, launch, nets, objective, oracle, parallel, presets, solvers, train, watch
     x, z, n, out = torch.randn(2, 3, 8, 8, generator=gen()), torch.randn(2, 3, 8, 8, generator=gen(1)), torch.tensor([0, 1]), tmp/'out'
     net = nets.UNet((8, 8), blocks=1, patch=1, attention=(), emb=8)
-    p = presets.override(presets.preset('avatars32_cd'), iterations=1, batch=2, image_size=8, growth=(3, 4), sigma_data=.58, precision='fp32')
+    p = presets.override(presets.preset('avatars32_cd'), iterations=1, batch=2, image_size=8, growth=(3, 4), sigma_data=.58, precision='fp32', net=dict(cls='UNet'))
     images, f = data.Images(torch.arange(768).reshape(4, 3, 8, 8).to(torch.uint8), 'tiny'), oracle.Gaussian().consistency
     parts = dict(p=p, net=net, data=images, teacher=f, distance=distances.l2, step=solvers.heun_step, device='cpu', seed=0)
     again = lambda K=3: train.Run(**parts | dict(net=copy.deepcopy(net)), K=K)
@@ -250,16 +251,16 @@ def running(tmp) -> dict:
             joined=part(v=x), own_slice=part(v=x, like=x), gather=part(tensors=dict(a=x), keep=True)),
         'train': dict(
             descend=part(lambda run: None, run=run), soon=part(flag=torch.tensor(True)), promote=part(lambda run: None, run=run), check_run=Row(**{k: v for k, v in parts.items() if k != 'device'}, K=3, ok='seed.zero'), Run=Row(**parts, K=3, accumulate=2, ok='seed.zero'),
-            gradient=part(run=run), diagnosis=part(lambda run: None, run=run), run_state=part(run=run), set_run_state=part(lambda run: None, run=run), write_checkpoint=part(lambda run: None, run=run), averaged=part(run=run),
+            gradient=part(run=run), told=part(run=run, index=n, gen=gen()), diagnosis=part(lambda run: None, run=run), run_state=part(run=run), set_run_state=part(lambda run: None, run=run), write_checkpoint=part(lambda run: None, run=run), averaged=part(run=run),
             say=part(text=''), resume=Row(path=tmp/'kept'/'checkpoint.safetensors', make=Own(again), p=p, seed=0, device='cpu', ok='path.unknown path.nul'),
             Stop=part(), give_up=part(lambda run: None, run=run), loop=part(lambda run: None, run=run), calibrate=Row(make=again, minutes=.001, seconds=.01, ok='seconds.zero'),
             run_folder=[Row(out_dir=tmp/'runs', ok='out_dir.empty out_dir.unknown'), Row(out_dir=str(tmp/'runs'), ok='out_dir.unknown')],
             fit=[Row(anew(train.fit), **whole, ok=fitted), Row(train.fit, out_dir=str(tmp/'fit'), **{k: Own(v) for k, v in parts.items()}, ok='out_dir.unknown')]),
         'launch': dict(
-            distance_of=Row(p=p), step_of=Row(p=p), ingredients=Row(p=presets.preset('avatars32_ct'), device='cpu', seed=0, ok='device.empty seed.zero'),
+            distance_of=Row(p=p), step_of=Row(p=p), ingredients=Row(p=presets.override(presets.preset('avatars32_ct'), data='avatars32-10'), device='cpu', seed=0, ok='device.empty seed.zero'),
             environments=Row(num_processes=4, num_nodes=2, node_rank=1, address='head', port=29500, ok='node_rank.zero address.number address.unknown address.nul'),
             follow_parent=part(), Child=part(lambda command: None, command=[]), start=Row(command=[sys.executable, '-c', ''], num_processes=1), raise_failure=part(lambda children: None, children=[]),
-            pictures=Row(p=p, shape=(3, 8, 8), out=Own(out), device=Own('cpu'), ok='shape.empty'),
+            keep_frame=part(lambda seen: None, seen=x), pictures=Row(p=p, shape=(3, 8, 8), out=Own(out), device=Own('cpu'), ok='shape.empty'),
             fit_in_processes=Row(anew(launch.fit_in_processes), **{k: v for k, v in whole.items() if k[-6:] != '_every'}, num_processes=1, ok=fitted),
             check_options=Row(p=p, seed=0, minutes=0., device='cpu', accumulate=1, tracker='', num_processes=1, num_nodes=1, node_rank=0, address='', port=0, ok='seed.zero minutes.none minutes.zero device.none address.none address.number address.unknown address.nul tracker.none'),
             enough_devices=Row(here=1, device='cpu', ok='here.huge device.none'), truth=part(s='True'), read_options=part(argv=['--preset', 'avatars32_ct']), main=part(lambda argv: None, argv=[]))}
@@ -294,7 +295,7 @@ def measured(tmp) -> dict:
             check_features=Row(v=v, ok='v.batch'), same_width=part(a=v, b=w, what='samples', other='the reference'),
             pick=part(x=dict(pool=v)), statistics=Row(batches=[v, w]), frechet_distance=Row(a=v, b=w, ok='a.batch b.batch'), precision_recall=Row(a=v, b=w, ok='a.batch b.batch'), kernel_distance=Row(a=v, b=w, seed=1, ok='a.batch b.batch seed.zero'), class_score=Row(logits=v, seed=1, ok='logits.batch seed.zero'),
             evaluate=[Row(images=v, reference=w, metrics=('fid', 'kid', 'pr'), features=lite, seed=1, ok='images.batch reference.batch seed.zero'), Row(images=pics, reference=Own(ev.extract(pics, **look)), metrics='fid', features=lite, ok='images.batch')], halves_floor=Row(features=v, seed=1, ok='features.batch seed.negative seed.zero seed.huge'),
-            nearest=Row(images=v, train=w, k=2, cosine=True, features=lite, ok='images.batch train.batch cosine.none cosine.text'), favourites=Row(index=torch.tensor([0, 1, 1]), ok='index.rank index.batch index.negative index.large')),
+            nearest=Row(images=v, train=w, k=2, cosine=True, features=lite, ok='images.batch train.batch cosine.none cosine.text'), class_rate=Row(images=v, y=torch.arange(12) % 2, reference=w, labels=torch.arange(12) % 2, features=lite, ok='y.large labels.large'), favourites=Row(index=torch.tensor([0, 1, 1]), ok='index.rank index.batch index.negative index.large')),
         'references': dict(
             Seen=part(about={}, statistics=seen.statistics), check_seen=Row(seen=seen), look=Row(batches=[pics], **look, keep=3, ok='device.empty keep.zero keep.huge'), remembered=part(lambda path: None, path=tmp), identity=part(data=images), picked=Row(total=10, n=4, seed=0, keep=3, ok='keep.huge seed.negative seed.huge'),
             reference=Row(fresh_cache, data=images, n=4, seed=0, keep=3, **look, ok='device.empty keep.huge seed.negative seed.huge'), check_alike=Row(reports=dict(a=report, b=report), ok=''), report=Row(samples=seen, reference=seen, metrics='fid'), spread=Row(reports=[report]),
@@ -308,12 +309,15 @@ def measured(tmp) -> dict:
             describe=part(f=f, job=job), folder_of=part(out_dir=tmp, job=job, about={}), work=part(lambda jobs: None, jobs=[]), fulfil=Row(jobs=[job], say=Own(none), out_dir=tmp/'fulfilled', num_processes=1, device='cpu', batch=2, shard=2, ok='jobs.empty out_dir.unknown device.none batch.huge shard.huge'), main=part(lambda argv: None, argv=[]))}
 
 def leaves(tmp) -> dict:
-    from consistency_nb import viz
+    from consistency_nb import runs, viz
     x, a, out = torch.zeros(2, 3, 8, 8), np.zeros((4, 4, 3), np.uint8), tmp/'out'
     import matplotlib.pyplot as plt
     shut = lambda fn: functools.wraps(fn)(lambda **k: (fn(**k), plt.close('all'))[1])
     log = [dict(step=1, loss=1.), dict(step=2, loss=2.)]
-    return {'viz': dict(
+    never = lambda b: None   # these are called by run notebooks alone, which test_runs walks through
+    return {'runs': dict(
+        Begun=part(lambda p: None, p=None), chosen_device=part(device='cpu'), begin=part(never, b=1), train=part(never, b=1), film=Row(out=out, rows=3, ok='rows.huge out.unknown out.empty out.nul'), class_rows=part(x=x, classes=2), ways=part(never, b=1),
+        look_at=part(never, b=1), measure=part(never, b=1), keep=part(never, b=1), write_report=part(never, b=1), table=part(found={})), 'viz': dict(
         to_uint8=Row(x=x, ok='x.batch'), grid_image=Row(x=x, ncol=1, pad=1, ok='ncol.huge pad.zero x.batch'), enlarge=Row(a=a, scale=2, ok='a.dtype a.empty'), save_grid=Row(x=x, path=out/'a.png', ncol=1, scale=2, pad=1, ok='ncol.huge pad.zero x.batch'),
         show_grid=Row(shut(viz.show_grid), x=x, ncol=1, scale=1., pad=1, ok='ncol.huge pad.zero x.batch'), compare=Row(shut(viz.compare), rows=dict(a=x, b=x), path=out/'b.png', scale=1.5, pad=1, ok='pad.zero'),
         curves=Row(shut(viz.curves), metrics_jsonl=log, keys=['loss'], x='step', ok='keys.empty'))}
@@ -407,7 +411,7 @@ def fields():
     return [f.name for f in Preset.__dataclass_fields__.values()]
 
 LEGAL = dict(lr='huge', warmup='zero', lr_decay='zero', clip='zero', t_mean='negative zero', growth='empty', net='empty unknown', teacher='empty unknown', name='unknown', data='unknown', init='unknown')
-for n in 's0 s1 mu0 mu ema ema_ramp huber_c dropout teacher_N'.split(): LEGAL[n] = 'zero'
+for n in 's0 s1 mu0 mu ema ema_ramp huber_c dropout label_dropout teacher_N'.split(): LEGAL[n] = 'zero'
 
 @pytest.mark.parametrize('method', ['edm', 'cd', 'ct', 'pd'])
 @pytest.mark.parametrize('field', fields())

@@ -24,7 +24,7 @@ CELLS = [(name, field, value) for field, row in TABLE.items() for column, value 
 @pytest.mark.parametrize('name, field, value', CELLS)
 def test_table_3(name, field, value): assert getattr(preset(name), field) == value
 
-@pytest.mark.parametrize('name', [n for n in PRESETS if 'openmoji' not in n])
+@pytest.mark.parametrize('name', [n for n in PRESETS if 'avatars' not in n])
 def test_what_all_published_runs_share(name):
     p = preset(name)
     assert (p.sigma_data, p.eps, p.T, p.rho, p.flip, p.growth, p.lr_decay, p.weight, p.draw) == (0.5, 0.002, 80., 7., True, (), 0., 'uniform', 'uniform')
@@ -33,7 +33,7 @@ def test_what_all_published_runs_share(name):
 
 SIZES = dict(cifar10=56_395_523, imagenet64=295_899_267, lsun_bedroom=526_304_771, lsun_cat=526_304_771)
 
-@pytest.mark.parametrize('name', [n for n in PRESETS if 'openmoji' not in n])
+@pytest.mark.parametrize('name', [n for n in PRESETS if 'avatars' not in n])
 def test_network_sizes(name):
     import torch
     from consistency_nb.checkpoints import make_net

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from consistency_nb.checkpoints import load
 
 ROOT = Path(__file__).resolve().parent.parent
-SHORT = dict(iterations=8, minutes=0, samples=0, device='cpu')
+SHORT = dict(iterations=8, minutes=0, samples=0, device='cpu', data='avatars32-100')
 
 def run(name, out, **parameters):
     return papermill.execute_notebook(ROOT/f'nbs/{name}.ipynb', out/'out.ipynb', dict(out_dir=str(out), **parameters), cwd=out, progress_bar=False, kernel_name='python3')
@@ -95,7 +95,7 @@ class Net(nn.Module):
     def __init__(self): super().__init__(); self.a = nn.Conv2d(3, 3, 3, padding=1)
     def forward(self, x, c, y=None): return self.a(x)
 torch.set_num_threads(1); torch.manual_seed(0)
-p = override(preset('avatars32_ct'), iterations=400, batch=2, mu=0.9, sigma_data=0.58)
+p = override(preset('avatars32_ct'), iterations=400, batch=2, mu=0.9, sigma_data=0.58, net=dict(cls='UNet'))
 data = Images(torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
 fit(p, Net(), data, sys.argv[1], distance=l2, log_every=0.2, save_every=0., device='cpu')
 """
