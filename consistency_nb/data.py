@@ -305,12 +305,12 @@ def check_sigma_data(
 # %% ../nbs/15_data.ipynb #18dcb861
 def held_out(
     data: Images | Folder,  # what a model was trained on
-    n: int = 10_000,        # pictures, at most
+    n: int = 10_000,        # pictures, at most; no more than the set has
 ) -> Images:                # with the labels of the set
     "The pictures to compare samples with: avatars that no run trains on, or pictures of the set, evenly drawn."
     check_numbers(whole=True, least=2, n=n)
     if not hasattr(data, 'batch'): raise ValueError(f"data is {type(data).__name__}: pass a data set, such as dataset('avatars32')")
-    if getattr(data, 'classes', ()) == STYLES: return avatars(n, data.shape[-1], HELD_OUT)
+    if getattr(data, 'classes', ()) == STYLES: return avatars(min(n, len(data)), data.shape[-1], HELD_OUT)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:n]
     images = torch.cat([to_bytes(data.batch(i)) for i in order.split(500)])
     return Images(images, data.name, None if data.labels is None else data.labels.cpu()[order], getattr(data, 'classes', ()))

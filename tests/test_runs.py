@@ -15,9 +15,10 @@ def run(name, out, **parameters):
 
 @pytest.mark.parametrize('name', ['train_edm', 'train_cd', 'train_ct', 'train_pd'])
 def test_training_notebook(name, tmp_path):
-    run(name, tmp_path, **SHORT, batch=8)
+    run(name, tmp_path, **SHORT | dict(samples=10), batch=8)
     report = json.loads((tmp_path/'metrics.json').read_text())
-    assert report['finished'] and report['iterations'] == 8 and report['images'] == 64
+    assert report['finished'] and report['iterations'] == 8 and report['images'] == 64 and 0 <= report['measured']['real images']['class_rate'] <= 1
+    assert all(r['n'] == 10 and r['fd'] > 10 for r in report['measured'].values()) and len(report['measured']) == dict(train_edm=2, train_cd=6, train_ct=4, train_pd=6)[name]
     assert json.loads((tmp_path/'preset.json').read_text())['batch'] == 8
     for made in 'model_1.safetensors' if name == 'train_pd' else 'model.safetensors', 'checkpoint.safetensors', 'metrics.jsonl', 'samples.png', 'progress.png': assert (tmp_path/made).stat().st_size > 100
 
@@ -28,7 +29,7 @@ def test_generate_notebook(tmp_path):
     assert images.shape == (5, 32, 32, 3) and images.dtype == np.uint8 and images.std() > 20
 
 def test_levels_that_are_found_are_used(tmp_path):
-    run('tune_levels', tmp_path, steps=2, samples=4, seed=9, N=5, device='cpu')
+    run('tune_levels', tmp_path, reference='avatars32-100', steps=2, samples=4, seed=9, N=5, device='cpu')
     report, f = json.loads((tmp_path/'metrics.json').read_text()), load(tmp_path)
     found = report['steps']['2']
     assert report['tried'] >= 3 and tuple(f.facts['levels']['2']) == tuple(found['levels'])
@@ -37,12 +38,12 @@ def test_levels_that_are_found_are_used(tmp_path):
 def test_evaluate_notebook(tmp_path):
     "Two runs of the same: the second finds every number that the first wrote down."
     import numpy as np
-    few = dict(samples=6, seeds=2, steps='1,3', evaluations='3', ways='heun', reference_images=200, npz=True, device='cpu', model='avatars32-cd')
+    few = dict(samples=6, seeds=2, steps='1,3', evaluations='3', ways='heun', reference='avatars32-300', reference_images=200, npz=True, device='cpu', model='avatars32-cd')
     run('evaluate_model', tmp_path, **few)
     first = json.loads((tmp_path/'metrics.json').read_text())
     rows = first['rows']
     assert rows.keys() == {'avatars32-cd, 1 call', 'avatars32-cd, 3 calls', 'avatars32-edm, heun, 3 calls'}
-    for r in rows.values(): assert r['fd']['mean'] > 100 and r['fd']['std'] > 0 and r['seed'] == [0, 1_000_000] and (r['n'], r['n_reference'], r['reference'], r['rounding']) == (6, 200, 'avatars32', 'nearest')
+    for r in rows.values(): assert r['fd']['mean'] > 100 and r['fd']['std'] > 0 and r['seed'] == [0, 1_000_000] and (r['n'], r['n_reference'], r['reference'], r['rounding']) == (6, 200, 'avatars32-300, seeds from 1,000,000', 'nearest')
     assert len(first['levels']['avatars32-cd, 3 calls']) == 3 and len(first['floor']) == 2 and min(first['floor']) > 10
     assert first['copies'].keys() == {'avatars32-cd, 1 call', 'avatars32-edm, heun, 3 calls'} and not (tmp_path/'samples').exists()
     assert np.load(tmp_path/'samples.npz')['arr_0'].shape == (6, 32, 32, 3)
