@@ -12,11 +12,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from .core import check_numbers, find_device, mix_seed
-from .grid import karras_grid, lognormal_n, lognormal_t, uniform_n
+from .grid import between_n, karras_grid, karras_level, lognormal_n, lognormal_t, uniform_n
 from .precond import Consistency, Denoiser
 from .schedules import growth, mu, pd_rate, pd_steps, steps
+from .pfode import add_noise
 from .solvers import substeps
-from .losses import cd_loss, ct_loss, edm_loss, inverse_gap, pd_loss
+from .losses import edm_loss, inverse_gap, pair_loss, pd_loss
 from .presets import Preset, need_preset
 
 # %% ../nbs/16b_objective.ipynb #19e4ca5b
@@ -84,12 +85,13 @@ class Objective:
     distance: Callable | None = None  # CD, CT: d(a, b) -> (B,)
     step: Callable | None = None      # CD: the solver's step
 
-    def draw(self, k: int, B: int, gen: torch.Generator) -> Tensor:  # (B,): levels for 'edm', else indices of intervals
+    def draw(self, k: int, B: int, gen: torch.Generator) -> Tensor:  # (B,): levels for 'edm', else intervals: indices, or places between
         "What step k draws besides images and noise."
         p = self.p
         if p.method == 'edm': return lognormal_t(B, gen, p.t_mean, p.t_std)
-        grid = self.grid(levels_at(p, k, self.K), gen.device)
-        return uniform_n(B, len(grid), gen) if p.draw == 'uniform' else lognormal_n(B, grid, gen, p.t_mean, p.t_std)
+        N = levels_at(p, k, self.K)
+        if p.draw == 'lognormal': return lognormal_n(B, self.grid(N, gen.device), gen, p.t_mean, p.t_std)
+        return (between_n if p.draw == 'between' else uniform_n)(B, N, gen)
 
     def __call__(self, k: int, x0: Tensor, z: Tensor, n: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:  # losses (B,), levels (B,)
         p = self.p
@@ -98,10 +100,18 @@ class Objective:
         N = levels_at(p, k, self.K)
         grid = self.grid(N, x0.device)
         if p.method == 'pd': return pd_loss(model, target, x0, z, n, N - 1, p.eps, p.T, p.rho), grid[n + 1]
-        args = dict(distance=self.distance, weight=inverse_gap if p.weight == 'inverse_gap' else None)
-        if p.method == 'ct': return ct_loss(model, target, x0, z, n, grid, **args), grid[n + 1]
-        step = substeps(self.step, max(1, math.ceil((p.teacher_N - 1) / (N - 1))), p.rho)
-        return cd_loss(model, target, teacher, x0, z, n, grid, step, **args), grid[n + 1]
+        t, r = self.level(n + 1, grid), self.level(n, grid)
+        x_t = add_noise(x0, t, z)
+        with torch.no_grad(): x_r = add_noise(x0, r, z) if p.method == 'ct' else self.hop(N)(x_t, t, r, teacher)
+        return pair_loss(model, target, x_t, t, x_r, r, self.distance, inverse_gap if p.weight == 'inverse_gap' else None), t
+
+    def level(self, n: Tensor, grid: Tensor) -> Tensor:
+        "The levels at indices of the grid, or at places between them."
+        return grid[n] if n.dtype == torch.long else karras_level(n.clamp(min=0) / (len(grid) - 1), self.p.eps, self.p.T, self.p.rho)
+
+    def hop(self, N: int) -> Callable:
+        "The teacher's way from one level of N to the next, by several steps where the grid is coarse."
+        return substeps(self.step, max(1, math.ceil((self.p.teacher_N - 1) / (N - 1))), self.p.rho)
 
     def grid(self, N: int, device) -> Tensor:
         "The grid of N levels, made when N changes."

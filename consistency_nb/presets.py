@@ -40,7 +40,7 @@ class Preset:
     teacher_N: int = 0         # CD: the teacher walks a grid of at least this many levels: a hop of a coarser one is made of several of its steps
     distance: str = 'l2'       # 'l1', 'l2', 'pseudo_huber' or 'lpips'
     huber_c: float = 0.        # pseudo-Huber's c; 0 for iCT's 0.00054 sqrt(dimension)
-    draw: str = 'uniform'      # law of the interval: 'uniform' or 'lognormal'
+    draw: str = 'uniform'      # law of the interval: 'uniform', 'lognormal', or 'between': uniform, but not tied to the grid's levels
     t_mean: float = -1.2; t_std: float = 1.2  # mean and standard deviation of ln t in the log-normal law (EDM's; iCT: -1.1, 2.0)
     weight: str = 'uniform'    # 'uniform' or 'inverse_gap'
     init: str = 'random'       # 'random', 'teacher', or the name of a model whose weights begin the run
@@ -55,7 +55,7 @@ class Preset:
 
 # %% ../nbs/16_presets.ipynb #c0ffee07
 CHOICES = dict(method=('edm', 'cd', 'ct', 'pd'), optimizer=('radam', 'adam'), solver=('heun', 'euler'), distance=('l1', 'l2', 'pseudo_huber', 'lpips'),
-               draw=('uniform', 'lognormal'), weight=('uniform', 'inverse_gap'), precision=('auto', 'fp32', 'bf16', 'fp16'))
+               draw=('uniform', 'lognormal', 'between'), weight=('uniform', 'inverse_gap'), precision=('auto', 'fp32', 'bf16', 'fp16'))
 LIMITS = {'image_size': (1, 2**14), 'batch iterations gpus': (1, 2**31), 'warmup': (0, 2**31), 'N': (2, 2**20), 's0 s1 teacher_N': (0, 2**20), 'lr': (1e-12, 1e38),
           'lr_decay': (0, 1), 'ema mu mu0 dropout label_dropout': (0, 1 - 1e-9), 'clip huber_c ema_ramp': (0, 1e9), 'sigma_data eps T': (1e-6, 1e6), 'rho': (1e-3, 1e3),
           't_mean': (-20, 20), 't_std': (1e-6, 10)}

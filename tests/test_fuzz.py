@@ -77,7 +77,7 @@ def road(tmp) -> dict:
             check_grid=Row(grid=g, ok='grid.batch'), check_law=Row(mean=-1., std=1., ok='mean.zero mean.negative'),
             karras_level=Row(u=g/80, eps=.002, T=80., rho=7., ok='u.rank u.batch'), karras_grid=Row(N=18, eps=.002, T=80., rho=7.),
             levels_from_indices=Row(ts=(0, 22, 39), N=40, eps=.002, T=80., rho=7.), indices_from_levels=Row(levels=(80., 1.), N=40, eps=.002, T=80., rho=7.),
-            uniform_n=Row(B=4, N=18, ok='B.zero N.huge'), lognormal_probs=Row(grid=g, mean=-1.1, std=2., ok='mean.zero mean.negative grid.batch'),
+            uniform_n=Row(B=4, N=18, ok='B.zero N.huge'), between_n=Row(B=4, N=18, ok='B.zero N.huge'), lognormal_probs=Row(grid=g, mean=-1.1, std=2., ok='mean.zero mean.negative grid.batch'),
             lognormal_n=Row(B=4, grid=g, mean=-1.1, std=2., ok='B.zero mean.zero mean.negative'), lognormal_t=Row(B=4, mean=-1.2, std=1.2, ok='B.zero mean.zero mean.negative std.zero')),
         'solvers': dict(
             euler_step=Row(x=x, t=t, s=s, denoise=D), heun_step=Row(x=x, t=t, s=s, denoise=D), solve=Row(denoise=D, x=x, ts=g.flip(0), step=solvers.euler_step, ok='x.rank x.batch'),
@@ -94,7 +94,7 @@ def road(tmp) -> dict:
             growth=Row(k=3, K=10, stages=(3, 4, 6), hold=.2, ok='k.zero k.huge k.negative K.huge hold.zero')),
         'losses': dict(
             edm_weight=Row(t=t, sigma_data=.5, ok='t.rank t.batch'), edm_loss=Row(denoise=D, x0=x, t=t, z=z, sigma_data=.5),
-            consistency_loss=Row(f=f, f_target=f, x_t=x, t=t, point=lambda: z, s=s, distance=distances.l2),
+            pair_loss=Row(f=f, f_target=f, x_t=x, t=t, x_r=z, r=s, distance=distances.l2),
             cd_loss=Row(f=f, f_target=f, denoise=D, x0=x, z=z, n=n, grid=g, step=solvers.heun_step, distance=distances.l2, ok='grid.batch'),
             ct_loss=Row(f=f, f_target=f, x0=x, z=z, n=n, grid=g, distance=distances.l2, ok='grid.batch'), inverse_gap=Row(t=t, s=s),
             pd_loss=Row(denoise=D, teacher=D, x0=x, z=z, i=n, S=4, eps=.002, T=80., rho=7., distance=distances.l2)),

@@ -12,7 +12,7 @@ MAY = {  # besides core, which all may import
     'core': '', 'oracle': '', 'pfode': '', 'grid': '', 'solvers': 'pfode grid', 'precond': '', 'sample': 'grid solvers',
     'distances': '', 'schedules': '', 'losses': 'pfode grid solvers distances', 'continuous': 'pfode', 'ema': '', 'nets': '',
     'ncsnpp': 'nets', 'adm': 'nets', 'folders': '', 'data': 'folders', 'presets': '', 'files': '',
-    'objective': 'grid solvers precond schedules losses continuous presets', 'watch': 'data presets files objective', 'parallel': 'ema', 'train': 'ema data presets files objective watch parallel',
+    'objective': 'pfode grid solvers precond schedules losses continuous presets', 'watch': 'data presets files objective', 'parallel': 'ema', 'train': 'ema data presets files objective watch parallel',
     'foreign': '', 'checkpoints': 'precond sample nets ncsnpp adm foreign', 'cost': 'presets checkpoints',
     'launch': 'grid solvers sample distances data files presets objective watch parallel train checkpoints', 'edit': 'grid sample', 'evaluate': '',
     'runs': 'folders data precond presets sample train checkpoints cost launch evaluate references',     'references': 'folders data files evaluate', 'stream': 'grid solvers sample data files checkpoints launch evaluate references', 'viz': ''}
