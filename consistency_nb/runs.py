@@ -79,12 +79,14 @@ def train(
 
 def film(
     out: Path,       # folder of a run
-    rows: int = 8,   # pictures of the film, evenly chosen; the first and the last are among them
+    rows: int = 8,   # pictures of the film, at most; evenly spread over the steps, the first and the last among them
 ) -> dict:           # 'step 1,200' -> (10, C, H, W) images in [-1, 1]
     "What the model drew from the same noise while it learned."
     check_numbers(whole=True, least=2, rows=rows)
     frames = sorted((Path(out)/'film').glob('*.png'))
-    kept = [frames[round(i * (len(frames) - 1) / (rows - 1))] for i in range(rows)] if len(frames) > rows else frames
+    steps = [int(f.stem) for f in frames]
+    wanted = [steps[0] + i * (steps[-1] - steps[0]) / (rows - 1) for i in range(rows)] if frames else []
+    kept = dict.fromkeys(min(frames, key=lambda f: abs(int(f.stem) - w)) for w in wanted)
     def images(path):
         whole = pil_to_tensor(Image.open(path).convert('RGB'))   # (3, H, 10 H)
         return as_floats(torch.stack(whole.chunk(whole.shape[2] // whole.shape[1], 2)))
