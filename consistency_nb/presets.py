@@ -45,8 +45,7 @@ class Preset:
     weight: str = 'uniform'    # 'uniform' or 'inverse_gap'
     init: str = 'random'       # 'random', 'teacher', or the name of a model whose weights begin the run
     teacher: str = ''          # CD, PD: name or file of the denoiser that is distilled
-    flip: bool = True          # mirror half of the images
-    dropout: float = 0.        # of the trained network
+    flip: bool = True; dropout: float = 0.  # mirror half of the images; dropout of the trained network
     label_dropout: float = 0.  # share of images whose class is not told: teaches a network what 'any class' means
     precision: str = 'auto'    # of the network alone: 'fp32', 'bf16', 'fp16', or 'auto': bf16 where the hardware is fast at it
     checkpointing: bool = False  # compute the activations of a block again in the backward pass: less memory, more time

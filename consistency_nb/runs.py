@@ -120,6 +120,7 @@ def ways(
         else: made[f'{name}, {2 * n - 1} calls'] = Way(sampler(model, n), 2 * n - 1)
     return made
 
+# %% ../nbs/21b_runs.ipynb #c14465b3
 def look_at(images: Tensor, y: Tensor | None, ref, labels: Tensor | None) -> dict:
     "Distance and class rate of byte images."
     seen = extract(images)['pool']

@@ -240,7 +240,7 @@ def running(tmp) -> dict:
         'objective': dict(
             levels_at=Row(p=p, **at, ok='k.zero k.huge k.negative K.huge'), pd_stage=Row(p=presets.preset('avatars32_pd'), K=100, ok='K.huge'), mu_at=[Row(p=p, N=Own(4)), Row(p=presets.preset('cifar10_ct'), N=4, ok='N.huge')],
             lr_at=Row(p=p, **at, ok='k.zero k.huge K.huge'), ema_at=Row(p=presets.preset('avatars32_edm'), k=3, ok='k.zero k.huge'), autocast_dtype=[Row(precision='fp32', device=Own('cpu')), Row(precision=Own('auto'), device='cpu')],
-            wrap=Row(net=net, p=p), Objective=part(p=p, K=10, model=f, target=f),
+            wrap=Row(net=net, p=p), levels_of=part(p=p, n=n, grid=torch.tensor([.1, 1., 2.])), hop=part(p=p, N=3, step=solvers.euler_step), Objective=part(p=p, K=10, model=f, target=f),
             noise=part(seed=1, part=range(2), shape=(3, 8, 8), gen=gen())),
         'watch': dict(
             Meter=part(device='cpu'), position=Row(p=p, **at, ok='k.zero k.huge K.huge'), mend=part(path=tmp/'metrics.jsonl', k=1), append=part(lambda path: None, path=tmp), check_tracker=Row(name='', ok='name.none'),
