@@ -117,10 +117,10 @@ def portrait(
 WORKER = 'import sys; from consistency_nb.data import portrait\nfor i in range(*map(int, sys.argv[3:])): sys.stdout.buffer.write(portrait(i % 10, int(sys.argv[1]) + i // 10, int(sys.argv[2])).tobytes())'
 
 def drawn(n: int, first: int, size: int) -> Tensor:  # as for `avatars`
-    "The pictures, by one process for each core; the renderer would let no second thread in."
+    "The pictures, by one process for each core and 500 pictures; the renderer would let no second thread in."
     from tqdm.auto import tqdm
-    hands, out, one = os.cpu_count() or 1, np.empty((n, 3, size, size), np.uint8), 3 * size * size
-    if n <= 1000 or hands == 1:   # not worth a process
+    hands, out, one = min(os.cpu_count() or 1, n // 500), np.empty((n, 3, size, size), np.uint8), 3 * size * size
+    if hands <= 1:   # not worth a process
         for i in range(n): out[i] = portrait(i % 10, first + i // 10, size)
         return torch.from_numpy(out)
     print(f'drawing {n:,} avatars at {size} px, once', flush=True)

@@ -148,6 +148,7 @@ def keep_frame(
     "Write images as `latest.png` and as a frame of the film; of a film that is too long, drop the frame whose neighbours are closest."
     film = out/'film'
     film.mkdir(exist_ok=True)
+    for later in (f for f in film.glob('*.png') if int(f.stem) > k): later.unlink()   # of a run that began here before, or went on from elsewhere
     save_image(seen.clamp(-1, 1), film/f'{k:08d}.png', nrow=len(seen), padding=0, normalize=True, value_range=(-1, 1))
     shutil.copyfile(film/f'{k:08d}.png', out/'latest.png')
     frames = sorted(film.glob('*.png'))

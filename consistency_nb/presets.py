@@ -28,8 +28,7 @@ class Preset:
     clip: float = 0.           # largest norm of the gradient; 0: no limit
     sigma_data: float = 0.5    # standard deviation of the data in [-1, 1]
     eps: float = 0.002; T: float = 80.  # smallest and largest noise level
-    rho: float = 7.            # exponent of the grid
-    N: int = 18                # levels of the grid, when it is fixed
+    rho: float = 7.; N: int = 18  # exponent of the grid, and its levels, when they are fixed
     growth: tuple = ()         # levels of the grid in stages of equal length, when it grows
     s0: int = 0; s1: int = 0   # CT, PD: intervals at the start; CT: and at the end; 0 for a fixed or staged grid
     mu0: float = 0.            # CT: the target's averaging rate at the start
