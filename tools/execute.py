@@ -1,6 +1,6 @@
 """Run notebooks in place with nbdev's rules, keep their outputs, and clean them.
 
-    python tools/execute.py nbs/00_core.ipynb nbs/01_oracle.ipynb
+    python tools/execute.py nbs/00_core.ipynb nbs/02_oracle.ipynb
 
 Skipped, as in nbdev_test: cells with `#| eval: false`, cells with a test flag of settings.ini (`notest`, `slow`),
 calls of `nbdev_export()`, and whole notebooks with `skip_exec: true` under their title.
