@@ -24,7 +24,7 @@ from .train import Clock, Run, train
 from .files import CHECKPOINT, Interrupt, Save, check_folder, go_on, run_folder
 from .watch import Watch, check_tracker, pictures
 from .parallel import place_of
-from .processes import environments, follow_parent, start
+from .processes import enough_devices, follow_parent, start
 from .checkpoints import load, make_net, save
 
 # %% ../nbs/18a_launch.ipynb #fa0c610c
@@ -109,14 +109,9 @@ EACH = 'seed', 'device', 'minutes', 'accumulate', 'shard', 'compile', 'tracker' 
 def check_options(p: Preset, options: Options):
     "Refuse options with which no process could begin."
     need_preset(p)
-    here = len(environments(options))
+    enough_devices(options)
     portions(p.batch, options.num_processes, 0, options.accumulate)
     check_tracker(options.tracker)
-    device = choose_device(options.device)
-    count = torch.accelerator.device_count() if device.type != 'cpu' else here
-    if here > count:
-        raise ValueError(f"this machine has {count} devices, not {here}: set num_processes={count}, "
-                         "or device='cpu' to share the processor")
 
 # %% ../nbs/18a_launch.ipynb #da294d6e
 def true_or_false(s: str) -> bool:

@@ -126,7 +126,8 @@ class Watch(Hook):
         tracker: str = '',
         every: float = 15.,        # seconds
         bar: bool | None = None,   # None: where a person watches, else lines
-        on_log: Callable | None = None,   # (run, record) -> images or None, in the main process; in shards, in all
+        on_log: Callable | None = None,   # (run, record) -> images or None, in the main process; in shards, in all;
+                                          # also called once before the first step
     ): self.out, self.tracker, self.every, self.bar, self.on_log = out, tracker, every, bar, on_log
 
     def begin(self, run: Run):
@@ -136,6 +137,7 @@ class Watch(Hook):
             if self.tracker: self.trackers = open_trackers(self.tracker, run, self.out)
             if somebody_watches() if self.bar is None else self.bar:
                 self.progress = tqdm(total=run.K, initial=run.k, desc=run.p.name, unit='step', dynamic_ncols=True)
+        if self.on_log and run.k == 0 and (run.place.main or run.place.together): self.on_log(run, dict(step=0, of=run.K))
         self.rest()
 
     def rest(self): self.k, self.since = self.run.k, time.perf_counter()

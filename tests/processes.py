@@ -9,9 +9,11 @@ from torch import nn
 from consistency_nb.checkpoints import make_net
 from consistency_nb.data import Images
 from consistency_nb.distances import l2
-from consistency_nb.launch import follow_parent
+from consistency_nb.launch import fit_in
+from consistency_nb.place import Options, Parts
 from consistency_nb.presets import override, preset
-from consistency_nb.train import Run, fit
+from consistency_nb.processes import follow_parent
+from consistency_nb.train import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,12 +33,12 @@ def tiny(method='ct', **changes):
     own = dict(ct=dict(mu=0.9), edm=dict(mu=0.), pd=dict(mu=0., growth=(), s0=4))[method]
     return override(preset('avatars32_ct'), **{**dict(method=method, batch=8, iterations=12, lr=1e-3, ema=0.9, sigma_data=0.58, net=dict(cls='UNet')), **own, **changes})
 
-def train(p, out, device='cpu', width=8, net=None, **args):
+def train(p, out, device='cpu', width=8, net=None, log_every=15., save_every=120., on_log=None, bar=None, **options):
     "`net`: settings of one of the package's networks, stirred, since its last layers begin at zero."
     torch.manual_seed(0)
     made = make_net(net) if net else Net(width)
     for v in made.parameters() if net else (): nn.init.normal_(v, std=0.05)
-    return fit(p, made, DATA, out, distance=l2, device=device, **args)
+    return fit_in(out, p, Parts(made, DATA, distance=l2), Options(device=device, **options), on_log, log_every, save_every, bar)
 
 def survived(fault, moment, said, finished, resumed):
     """What a fault test has seen, for the table on the page about the training loop; kept if FAULTS names a file.
@@ -75,7 +77,7 @@ def main():
                 run.data.batch = lambda *args: batch(*args) * float('nan')
         time.sleep(a.pause)
         loss, t = step(run)
-        seen.append(run.acc.gather(loss).mean().item())
+        seen.append(run.place.collect(loss).mean().item())
         return loss, t
     Run.step = hurt
     run = train(p, a.out, width=a.width, net=a.net, accumulate=a.accumulate, shard=bool(a.shard), compile=bool(a.compile), log_every=0.2, save_every=a.save_every)

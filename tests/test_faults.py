@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from consistency_nb.files import before, latest_state, read_state, write_state
-from consistency_nb.train import Run, resume
+from consistency_nb.place import Options, Parts
+from consistency_nb.train import Run, resume, tensors_of
 from processes import DATA, ROOT, Net, environment, l2, last_step, line_with, survived, tiny, train
 
 SCRIPT = ROOT/'tests/processes.py'
@@ -27,8 +28,8 @@ def fit_here(out, p=None, **args): return train(p or tiny(), out, log_every=0., 
 
 def equal(run, out):
     "Does the newest checkpoint in `out` hold what `run` holds, to the last bit?"
-    from consistency_nb.train import run_state
-    a, b = run_state(run), read_state(out/'checkpoint.safetensors')[1]
+
+    a, b = tensors_of(run), read_state(out/'checkpoint.safetensors')[1]
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 @pytest.fixture(scope='module')
@@ -140,7 +141,7 @@ def test_nan_stops_before_the_step(stopped, whole, capfd):
     facts, tensors = read_state(stopped/'failed.safetensors')
     assert facts['k'] == 8 and all(v.isfinite().all() for v in tensors.values())
     level = float(said.split('at noise levels ')[1].split(';')[0])
-    again = resume(stopped/'failed.safetensors', lambda K: Run(tiny(), Net(), DATA, K, 0, distance=l2, device='cpu'), tiny(), 0)
+    again = resume(Run(tiny(), Parts(Net(), DATA, distance=l2), Options(device='cpu')), *read_state(stopped/'failed.safetensors'))
     assert abs(again.step()[1][3].item() / level - 1) < 1e-3   # the same draw: image 3 stands at that level
     capfd.readouterr()
     assert fit_here(stopped) and equal(whole, stopped)

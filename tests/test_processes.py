@@ -8,7 +8,8 @@ from torch.testing import assert_close
 
 from consistency_nb.checkpoints import load
 from consistency_nb.files import read_state
-from consistency_nb.launch import environments, start
+from consistency_nb.place import Options
+from consistency_nb.processes import free_port, start
 from processes import ROOT, environment, last_step, line_with, survived
 
 SCRIPT = ROOT/'tests/processes.py'
@@ -17,7 +18,7 @@ def run(out, n=1, **options):
     "Losses and final tensors of a run in n processes."
     command = [sys.executable, str(SCRIPT), '--out', str(out)] + [s for k, v in options.items() for s in (f'--{k}', v if isinstance(v, str) else json.dumps(v))]
     if n == 1: subprocess.run(command, check=True)   # nothing in the environment says that there could be others
-    else: start(command, n)
+    else: start(command, Options(num_processes=n))
     return json.loads((out/'losses.json').read_text()), read_state(out/'checkpoint.safetensors')[1]
 
 @pytest.fixture(autouse=True)
@@ -116,7 +117,7 @@ def test_a_lost_process_ends_the_run(how, said, tmp_path):
 
 @pytest.mark.slow
 def test_sigterm_ends_all_processes(tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(ROOT/'tests')!r}); from consistency_nb.launch import start; start(sys.argv[1:], 2)"
+    code = f"import sys; sys.path.insert(0, {str(ROOT/'tests')!r}); from consistency_nb.place import Options; from consistency_nb.processes import start; start(sys.argv[1:], Options(num_processes=2))"
     p = subprocess.Popen([sys.executable, '-c', code, sys.executable, str(SCRIPT), '--out', str(tmp_path), '--pause', '0.1', '--preset', '{"iterations": 100000}'], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for(tmp_path/'checkpoint.safetensors', p)
     p.send_signal(signal.SIGTERM)
@@ -128,7 +129,7 @@ def test_sigterm_ends_all_processes(tmp_path):
 @pytest.mark.slow
 def test_no_orphans(tmp_path):
     "When the process that started the others is killed, they end too."
-    code = 'import sys; from consistency_nb.launch import start; start(sys.argv[1:], 2)'
+    code = 'import sys; from consistency_nb.place import Options; from consistency_nb.processes import start; start(sys.argv[1:], Options(num_processes=2))'
     p = subprocess.Popen([sys.executable, '-c', code, sys.executable, str(SCRIPT), '--out', str(tmp_path), '--pause', '0.1', '--preset', '{"iterations": 100000}'], env=environment())
     wait_for(tmp_path/'checkpoint.safetensors', p)
     p.kill(); p.wait(); time.sleep(3)
@@ -168,8 +169,8 @@ def test_notebook_with_two_processes(tmp_path):
 @pytest.mark.slow
 def test_two_machines(alone, tmp_path):
     "Two starters with a process each, as on two nodes; here both live on one."
-    port = environments(1)[0]['MASTER_PORT']
-    code = f"import sys; from consistency_nb.launch import start; start(sys.argv[2:], 2, 2, int(sys.argv[1]), '127.0.0.1', {port})"
+    port = free_port()
+    code = f"import sys; from consistency_nb.place import Options; from consistency_nb.processes import start; start(sys.argv[2:], Options(num_processes=2, num_nodes=2, node_rank=int(sys.argv[1]), address='127.0.0.1', port={port}))"
     nodes = [subprocess.Popen([sys.executable, '-c', code, str(r), sys.executable, str(SCRIPT), '--out', str(tmp_path)]) for r in range(2)]
     assert [p.wait(300) for p in nodes] == [0, 0]
     same((json.loads((tmp_path/'losses.json').read_text()), read_state(tmp_path/'checkpoint.safetensors')[1]), alone)
