@@ -142,7 +142,7 @@ def plain(word: str):
 
 def read_preset(name: str) -> Preset:  # of PRESETS, or a preset.json
     "The preset that is meant."
-    if not name.endswith('.json'): return find_preset(name)
+    if not str(name).endswith('.json'): return find_preset(name)
     fields = json.loads(Path(name).read_text(encoding='utf-8'))
     return Preset(**{n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()})
 

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
-from .core import check_numbers, check_seed, find_device, limits
+from .core import check_numbers, check_seed, find_device, limits, whole
 from .data import Images
 from .ema import EMA
 from .presets import Preset, need_preset
@@ -48,14 +48,14 @@ def check_run(p: Preset, parts: Parts, options: Options):
     "Refuse what does not fit together."
     check_seed(options.seed)
     check_numbers(least=0, most=1e7, minutes=options.minutes)
-    check_numbers(whole=True, least=1, accumulate=options.accumulate)
     needs = dict(distance=p.method in ('cd', 'ct'), teacher=p.method == 'cd', step=p.method == 'cd')
     missing = [n for n, needed in needs.items() if needed and not callable(getattr(parts, n))]
-    wants_labels = p.net.get('num_classes') and parts.data.labels is None
+    if not hasattr(parts.data, 'batch'):
+        raise ValueError(f"data is {type(parts.data).__name__}: pass a data set, such as dataset('avatars32')")
     fits = {f'net is {type(parts.net).__name__}: pass a network, such as UNet()': isinstance(parts.net, nn.Module),
             f'{p.name} needs a {(missing or [""])[0]}: pass a function': not missing,
             f'the network of {p.name} wants class labels, but {parts.data.name} has none: set num_classes=None in net':
-                not wants_labels,
+                not p.net.get('num_classes') or parts.data.labels is not None,
             'compile=True goes neither with shard=True nor with dropout: leave one of them out':
                 not (options.compile and (options.shard or p.dropout))}
     for said, fit_together in fits.items():
@@ -67,6 +67,7 @@ def choose_device(name: str | torch.device = 'auto') -> torch.device:
     if str(name) != 'auto': return find_device(name)
     return torch.device('cpu') if not torch.accelerator.is_available() else torch.accelerator.current_accelerator()
 
+@limits(batch=whole(1), processes=whole(1), process=whole(0), accumulate=whole(1))
 def portions(
     batch: int,           # samples of a step, over all processes
     processes: int = 1,

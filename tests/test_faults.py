@@ -28,7 +28,6 @@ def fit_here(out, p=None, **args): return train(p or tiny(), out, log_every=0., 
 
 def equal(run, out):
     "Does the newest checkpoint in `out` hold what `run` holds, to the last bit?"
-
     a, b = tensors_of(run), read_state(out/'checkpoint.safetensors')[1]
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 

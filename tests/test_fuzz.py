@@ -63,7 +63,7 @@ def road(tmp) -> dict:
     unet = dict(channels=(8, 16), blocks=1, attention=(1,), emb=8)
     return {
         'core': dict(
-            check_index=Row(count=Own(4), n=n, ok='n.batch'), find_device=Row(device='cpu'),
+            check_index=Row(count=Own(4), n=n, ok='n.batch'), find_device=Row(device='cpu'), limits=part(), whole=part(least=1), number=part(least=1), batches=part(lambda *names: None),
             check_batch=Row(x0=x, z=z), check_numbers=Row(whole=Own(True), least=Own(1), N=3, ok='N.huge'), check_seed=Row(seed=1, ok='seed.zero'),
             append_dims=Row(v=t, x=x), per_sample=[Row(t=t, x=x), Row(t=2., x=x, ok='t.zero t.huge x.rank x.batch')],
             mix_seed=Row(seed=3, draw=1, ok='seed.zero draw.zero draw.huge'), per_sample_noise=Row(seeds=(1, 2), shape=(3, 8, 8), draw=1, ok='draw.zero draw.huge shape.empty'),
@@ -167,7 +167,7 @@ def files(tmp) -> dict:
             by_path=part(path=tmp/'zoo', size=8, channels=3, memory=1.), dataset=Row(name=str(tmp/'zoo'), size=8, channels=3, memory=1., ok='memory.zero memory.huge'),
             measure_sigma_data=Row(data=images, sample=4, ok='sample.huge'), check_sigma_data=Row(data=images, sigma_data=1., tolerance=.25, ok='tolerance.zero tolerance.huge sigma_data.huge')),
         'presets': dict(
-            Preset=Row(**{f: Own(getattr(whole, f)) for f in whole.__dataclass_fields__}), need_preset=Row(p=whole), check_preset=part(p=whole), same_type=part(name='x', old=1, new=2), override=Row(preset=whole, lr=.1, ok='lr.huge'),
+            Preset=Row(**{f: Own(getattr(whole, f)) for f in whole.__dataclass_fields__}), need_preset=Row(p=whole), is_power_of_2=part(n=4), faults=part(p=whole), check_preset=part(p=whole), check_parameter=part(name='n', default=1, v=2), same_type=part(name='x', old=1, new=2), override=Row(preset=whole, lr=.1, ok='lr.huge'),
             preset=Row(name='avatars32_cd'), read_parameters=part(declared=dict(n=1), given=dict(n=2))),
         'foreign': dict(
             wanted=part(e=ValueError('GLOBAL a.b')), Refused=part(name='a', what='b'), read_pt=Row(path=tmp/'a.pt'), Record=part(), Reader=part(lambda file: None, file=''), tensor=part(lambda r: 0, r=None),
@@ -214,56 +214,67 @@ def models(tmp) -> dict:
             interpolate=Row(f=G, z1=x, z2=x.flip(0), alpha=.3, T=80., ok='alpha.negative alpha.zero alpha.list'))}
 
 def running(tmp) -> dict:
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
-    from consistency_nb import data, distances, ema, files, launch, nets, objective, oracle, parallel, presets, solvers, train, watch
-    x, z, n, out = torch.randn(2, 3, 8, 8, generator=gen()), torch.randn(2, 3, 8, 8, generator=gen(1)), torch.tensor([0, 1]), tmp/'out'
+    from consistency_nb import data, distances, files, launch, nets, objective, oracle, parallel, place, presets, processes, solvers, train, watch
+    x, n, out = torch.randn(2, 3, 8, 8, generator=gen()), torch.tensor([0, 1]), tmp/'out'
     net = nets.UNet((8, 8), blocks=1, patch=1, attention=(), emb=8)
     p = presets.override(presets.preset('avatars32_cd'), iterations=1, batch=2, image_size=8, growth=(3, 4), sigma_data=.58, precision='fp32', net=dict(cls='UNet'))
     images, f = data.Images(torch.arange(768).reshape(4, 3, 8, 8).to(torch.uint8), 'tiny'), oracle.Gaussian().consistency
-    parts = dict(p=p, net=net, data=images, teacher=f, distance=distances.l2, step=solvers.heun_step, device='cpu', seed=0)
-    again = lambda K=3: train.Run(**parts | dict(net=copy.deepcopy(net)), K=K)
-    run, none = again(), lambda *a: None
-    acc, path = run.acc, tmp/'in'/'state.safetensors'
-    files.write_state(path, dict(k=1), dict(a=x)); (tmp/'kept').mkdir(); train.write_checkpoint(run, tmp/'kept'/'checkpoint.safetensors')
+    made = dict(net=net, data=images, teacher=f, distance=distances.l2, step=solvers.heun_step)
+    run, none = train.Run(p, place.Parts(**made | dict(net=copy.deepcopy(net))), place.Options(device='cpu')), lambda *a: None
+    path = tmp/'in'/'state.safetensors'
+    files.write_state(path, dict(k=1), dict(a=x)); (tmp/'kept').mkdir(); files.write_run(run, tmp/'kept'/'checkpoint.safetensors')
+    facts, tensors = train.facts_of(run), {n: v.clone() for n, v in train.tensors_of(run).items()}
     count = iter(range(10**6))
-    def anew(fn):
-        "With a folder of its own for each call."
-        return functools.wraps(fn)(lambda **args: fn(**dict(out_dir=tmp/f'runs{next(count)}') | args | (dict(net=copy.deepcopy(args['net'])) if args['net'] is net else {})))
-    whole = dict(parts, log_every=1., save_every=1., on_log=none, accumulate=2, tracker='')
-    fitted = 'seed.zero log_every.zero log_every.huge save_every.zero save_every.huge tracker.none tracker.empty'   # minutes are measured for 8 s: see calibrate and check_options
-    at = dict(k=3, K=10)
+    options = dict(seed=0, device='cpu', minutes=0., accumulate=2, tracker='')
+    named = [*made, *options]
+    def by_name(fn, options=options):
+        "A door that takes records, with the fields of these as arguments, and a folder of its own for each call."
+        def call(**a):
+            parts = place.Parts(**{n: copy.deepcopy(a[n]) if a[n] is net else a[n] for n in made})
+            return fn(a['p'], parts, place.Options(**{n: a[n] for n in options}), **{n: v for n, v in a.items() if n not in ('p', *named, *options)})
+        call.__signature__ = inspect.Signature([inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None if n in ('distance', 'teacher', 'step', 'on_log', 'bar') and False else inspect.Parameter.empty) for n in ('p', *named)])
+        return call
+    in_folder = lambda p, parts, options, **a: launch.fit_in(**{'out_dir': tmp/f'runs{next(count)}', **a}, p=p, parts=parts, options=options)
+    launched = lambda p, parts, options, **a: launch.launch(tmp/f'runs{next(count)}', p, parts, options)
+    legal = 'seed.zero minutes.zero tracker.none tracker.empty'
+    door = dict(p=p, **made, **options)
+    many = dict(num_processes=4, num_nodes=2, node_rank=1, address='head', port=29500)
+    started = lambda **a: processes.environments(place.Options(**a))
+    tiny = lambda fn: functools.wraps(fn)(lambda p, **o: fn(p, place.Options(**o)))
+    ct = presets.override(presets.preset('avatars32_ct'), data='avatars32-10')
+    never = lambda **a: None
     return {
+        'objective': dict(
+            levels_at=part(p=p, k=3, K=10), pd_stage=part(p=presets.preset('avatars32_pd'), K=100), mu_at=[part(p=p, N=4), part(p=presets.preset('cifar10_ct'), N=4)],
+            lr_at=part(p=p, k=3, K=10), ema_at=part(p=presets.preset('avatars32_edm'), k=3), autocast_dtype=[Row(precision='fp32', device=Own('cpu')), Row(precision=Own('auto'), device='cpu')],
+            wrap=part(net=net, p=p), levels_of=part(p=p, n=n, grid=torch.tensor([.1, 1., 2.])), hop=part(p=p, N=3, step=solvers.euler_step), Objective=part(p=p, K=10, model=f, target=f),
+            noise=part(seed=1, part=range(2), shape=(3, 8, 8), gen=gen())),
+        'place': dict(
+            Parts=part(**made), Options=part(**options), check_run=Row(by_name(place.check_run), **door, ok=legal + ' device.none device.number device.unknown device.empty device.nul tracker.number tracker.unknown tracker.nul accumulate.none accumulate.text accumulate.list accumulate.nan accumulate.inf accumulate.negative accumulate.zero accumulate.huge accumulate.fraction'),
+            choose_device=Row(name='cpu'), portions=Row(batch=8, processes=2, process=1, accumulate=2, ok='process.zero batch.huge'), Alone=Row(device='cpu')),
+        'train': dict(
+            set_dropout=part(net=net, p=p), Run=Row(by_name(train.Run), **door, ok=legal + ' tracker.number tracker.unknown tracker.nul'), labels_of=part(run=run, index=n, gen=gen()), gradient=part(run=run), read_later=part(flag=torch.tensor(True)),
+            descend=part(never, run=run), average=part(never, run=run), diagnosis=part(never, run=run), Hook=part(), train=part(run=run), tensors_of=part(run=run), set_tensors=part(run=run, tensors=tensors), facts_of=part(run=run),
+            resume=part(run=run, facts=facts, tensors=tensors), Clock=part(minutes=0.), fit=Row(by_name(train.fit), **door, ok=legal + ' tracker.number tracker.unknown tracker.nul')),
         'files': dict(
             checksum=part(facts='{}', tensors=dict(a=x)), check_folder=Row(out_dir=str(tmp/'runs'), ok='out_dir.unknown out_dir.nul'), before=part(path=path), sync_folder=part(folder=tmp), what_remains=part(path=path),
             write_state=Row(path=out/'s.safetensors', facts=dict(k=1), tensors=Own(dict(a=x)), ok='facts.none facts.text facts.empty facts.unknown facts.number'), read_state=Row(path=path),
-            latest_state=Row(path=path, say=Own(none), ok='path.unknown path.nul')),
-        'objective': dict(
-            levels_at=Row(p=p, **at, ok='k.zero k.huge k.negative K.huge'), pd_stage=Row(p=presets.preset('avatars32_pd'), K=100, ok='K.huge'), mu_at=[Row(p=p, N=Own(4)), Row(p=presets.preset('cifar10_ct'), N=4, ok='N.huge')],
-            lr_at=Row(p=p, **at, ok='k.zero k.huge K.huge'), ema_at=Row(p=presets.preset('avatars32_edm'), k=3, ok='k.zero k.huge'), autocast_dtype=[Row(precision='fp32', device=Own('cpu')), Row(precision=Own('auto'), device='cpu')],
-            wrap=Row(net=net, p=p), levels_of=part(p=p, n=n, grid=torch.tensor([.1, 1., 2.])), hop=part(p=p, N=3, step=solvers.euler_step), Objective=part(p=p, K=10, model=f, target=f),
-            noise=part(seed=1, part=range(2), shape=(3, 8, 8), gen=gen())),
+            latest_state=Row(path=path, say=Own(none), ok='path.unknown path.nul'), run_folder=[Row(out_dir=tmp/'runs', ok='out_dir.empty out_dir.unknown'), Row(out_dir=str(tmp/'runs'), ok='out_dir.unknown')],
+            say=part(text=''), write_run=part(run=run, path=out/'w.safetensors'), go_on=part(run=run, out=tmp/'kept'), Save=part(out=out), Interrupt=part()),
         'watch': dict(
-            Meter=part(device='cpu'), position=Row(p=p, **at, ok='k.zero k.huge K.huge'), mend=part(path=tmp/'metrics.jsonl', k=1), append=part(lambda path: None, path=tmp), check_tracker=Row(name='', ok='name.none'),
-            open_trackers=part(lambda run: None, run=run), flat=part(record=dict(step=1)), somebody_watches=part(), Watch=part(run=run, out=tmp)),
-        'parallel': dict(
-            accelerator=Row(device='cpu', patience=30.), portions=Row(batch=8, processes=2, process=1, accumulate=2, ok='process.zero batch.huge'),
-            any_of=part(lambda acc: None, acc=acc), shard=part(lambda net: None, net=net), shard_average=part(lambda ema: None, ema=run.ema), alike=part(lambda net: None, net=net),   # these four ask all processes
-            joined=part(v=x), own_slice=part(v=x, like=x), gather=part(tensors=dict(a=x), keep=True)),
-        'train': dict(
-            descend=part(lambda run: None, run=run), soon=part(flag=torch.tensor(True)), promote=part(lambda run: None, run=run), check_run=Row(**{k: v for k, v in parts.items() if k != 'device'}, K=3, ok='seed.zero'), Run=Row(**parts, K=3, accumulate=2, ok='seed.zero'),
-            gradient=part(run=run), told=part(run=run, index=n, gen=gen()), diagnosis=part(lambda run: None, run=run), run_state=part(run=run), set_run_state=part(lambda run: None, run=run), write_checkpoint=part(lambda run: None, run=run), averaged=part(run=run),
-            say=part(text=''), resume=Row(path=tmp/'kept'/'checkpoint.safetensors', make=Own(again), p=p, seed=0, device='cpu', ok='path.unknown path.nul'),
-            Stop=part(), give_up=part(lambda run: None, run=run), loop=part(lambda run: None, run=run), calibrate=Row(make=again, minutes=.001, seconds=.01, ok='seconds.zero'),
-            run_folder=[Row(out_dir=tmp/'runs', ok='out_dir.empty out_dir.unknown'), Row(out_dir=str(tmp/'runs'), ok='out_dir.unknown')],
-            fit=[Row(anew(train.fit), **whole, ok=fitted), Row(train.fit, out_dir=str(tmp/'fit'), **{k: Own(v) for k, v in parts.items()}, ok='out_dir.unknown')]),
+            Meter=part(device='cpu'), position=part(p=p, k=3, K=10), mend=part(path=tmp/'metrics.jsonl', k=1), append=part(never, path=tmp), check_tracker=Row(name='', ok='name.none'),
+            open_trackers=part(never, run=run), flat=part(record=dict(step=1)), somebody_watches=part(), Watch=part(out=tmp), keep_frame=part(never, images=x), preview=part(run=run, x=x), pictures=part(shape=(3, 8, 8), out=out)),
+        'parallel': dict(accelerator=Row(device='cpu', patience=Own(30.)), Replicas=part(never, acc=None), Shards=part(never, acc=None), shard=part(never, net=net), place_of=part(options=place.Options(device='cpu'))),   # these ask all processes
+        'processes': dict(
+            environments=Row(started, **many, ok='node_rank.zero address.number address.unknown address.nul'), free_port=part(), follow_parent=part(), Child=part(never, command=[]), raise_failure=part(never, children=[]),
+            enough_devices=part(options=place.Options(num_processes=2, device='cpu')), start=Row(command=[sys.executable, '-c', ''], options=Own(place.Options()))),
         'launch': dict(
-            distance_of=Row(p=p), step_of=Row(p=p), ingredients=Row(p=presets.override(presets.preset('avatars32_ct'), data='avatars32-10'), device='cpu', seed=0, ok='device.empty seed.zero'),
-            environments=Row(num_processes=4, num_nodes=2, node_rank=1, address='head', port=29500, ok='node_rank.zero address.number address.unknown address.nul'),
-            follow_parent=part(), Child=part(lambda command: None, command=[]), start=Row(command=[sys.executable, '-c', ''], num_processes=1), raise_failure=part(lambda children: None, children=[]),
-            keep_frame=part(lambda seen: None, seen=x), pictures=Row(p=p, shape=(3, 8, 8), out=Own(out), device=Own('cpu'), ok='shape.empty'),
-            fit_in_processes=Row(anew(launch.fit_in_processes), **{k: v for k, v in whole.items() if k[-6:] != '_every'}, num_processes=1, ok=fitted),
-            check_options=Row(p=p, seed=0, minutes=0., device='cpu', accumulate=1, tracker='', num_processes=1, num_nodes=1, node_rank=0, address='', port=0, ok='seed.zero minutes.none minutes.zero device.none address.none address.number address.unknown address.nul tracker.none'),
-            enough_devices=Row(here=1, device='cpu', ok='here.huge device.none'), truth=part(s='True'), read_options=part(argv=['--preset', 'avatars32_ct']), main=part(lambda argv: None, argv=[]))}
+            distance_of=Row(p=p), step_of=Row(p=p), parts_of=Row(lambda p, **o: launch.parts_of(p, place.Options(**o)), p=ct, device='cpu', seed=0, ok='seed.zero'),
+            fit_in=[Row(by_name(in_folder), **door, log_every=1., save_every=1., on_log=none, ok=legal + ' log_every.zero log_every.huge save_every.zero save_every.huge on_log.none'),
+                    Row(by_name(lambda p, parts, options, **a: launch.fit_in(p=p, parts=parts, options=options, **a)), out_dir=str(tmp/'fit'), **{k: Own(v) for k, v in door.items()}, ok='out_dir.unknown')],
+            model_of=part(run=run), launch=Row(by_name(launched), **door, ok=legal), check_options=Row(tiny(launch.check_options), p=p, seed=0, minutes=0., device='cpu', accumulate=1, tracker='', num_processes=1, num_nodes=1, node_rank=0, address='', port=0,
+                ok='seed.none seed.text seed.list seed.nan seed.inf seed.negative seed.zero seed.huge seed.fraction minutes.none minutes.text minutes.list minutes.nan minutes.inf minutes.negative minutes.zero minutes.huge tracker.none node_rank.zero address.none address.number address.unknown address.nul port.zero'),
+            true_or_false=part(s='True'), read_options=part(argv=['--preset', 'avatars32_ct']), plain=part(word='3'), read_preset=Row(name='avatars32_ct'), main=part(never, argv=[]))}
 
 def measured(tmp) -> dict:
     from consistency_nb import checkpoints as ck, data, evaluate as ev, nets, precond, references as ref, stream
@@ -316,8 +327,8 @@ def leaves(tmp) -> dict:
     log = [dict(step=1, loss=1.), dict(step=2, loss=2.)]
     never = lambda b: None   # these are called by run notebooks alone, which test_runs walks through
     return {'runs': dict(
-        Begun=part(lambda p: None, p=None), chosen_device=part(device='cpu'), begin=part(never, b=1), train=part(never, b=1), film=Row(out=out, rows=3, ok='rows.huge out.unknown out.empty out.nul'), class_rows=part(x=x, classes=2), ways=part(never, b=1),
-        look_at=part(never, b=1), measure=part(never, b=1), keep=part(never, b=1), write_report=part(never, b=1), table=part(found={})), 'viz': dict(
+        Begun=part(lambda p: None, p=None), chosen_device=part(device='cpu'), begin=part(never, b=1), train=part(never, b=1), film=Row(out=out, rows=3, ok='rows.huge out.unknown out.empty out.nul'), class_rows=part(x=x, classes=2), Way=part(draw=len, calls=1), ways=part(never, b=1),
+        Judge=part(never, b=1), measure=part(never, b=1), keep=part(never, b=1), write_report=part(never, b=1), table=part(found={})), 'viz': dict(
         to_uint8=Row(x=x, ok='x.batch'), grid_image=Row(x=x, ncol=1, pad=1, ok='ncol.huge pad.zero x.batch'), enlarge=Row(a=a, scale=2, ok='a.dtype a.empty'), save_grid=Row(x=x, path=out/'a.png', ncol=1, scale=2, pad=1, ok='ncol.huge pad.zero x.batch'),
         show_grid=Row(shut(viz.show_grid), x=x, ncol=1, scale=1., pad=1, ok='ncol.huge pad.zero x.batch'), compare=Row(shut(viz.compare), rows=dict(a=x, b=x), path=out/'b.png', scale=1.5, pad=1, ok='pad.zero'),
         curves=Row(shut(viz.curves), metrics_jsonl=log, keys=['loss'], x='step', ok='keys.empty'))}
