@@ -239,7 +239,7 @@ def running(tmp) -> dict:
     legal = 'seed.zero minutes.zero tracker.none tracker.empty'
     door = dict(p=p, **made, **options)
     many = dict(num_processes=4, num_nodes=2, node_rank=1, address='head', port=29500)
-    started = lambda **a: processes.environments(place.Options(**a))
+    started = lambda **a: processes.check_counts(place.Options(**a))
     tiny = lambda fn: functools.wraps(fn)(lambda p, **o: fn(p, place.Options(**o)))
     ct = presets.override(presets.preset('avatars32_ct'), data='avatars32-10')
     never = lambda **a: None
@@ -266,7 +266,7 @@ def running(tmp) -> dict:
             open_trackers=part(never, run=run), flat=part(record=dict(step=1)), somebody_watches=part(), Watch=part(out=tmp), keep_frame=part(never, images=x), preview=part(run=run, x=x), pictures=part(shape=(3, 8, 8), out=out)),
         'parallel': dict(accelerator=Row(device='cpu', patience=Own(30.)), Replicas=part(never, acc=None), Shards=part(never, acc=None), shard=part(never, net=net), place_of=part(options=place.Options(device='cpu'))),   # these ask all processes
         'processes': dict(
-            environments=Row(started, **many, ok='node_rank.zero address.number address.unknown address.nul'), free_port=part(), follow_parent=part(), Child=part(never, command=[]), raise_failure=part(never, children=[]),
+            check_counts=Row(started, **many, ok='node_rank.zero address.number address.unknown address.nul'), config_of=part(never, o=None), story=part(never, failures={}), follow_parent=part(),
             enough_devices=part(options=place.Options(num_processes=2, device='cpu')), start=Row(command=[sys.executable, '-c', ''], options=Own(place.Options()))),
         'launch': dict(
             distance_of=Row(p=p), step_of=Row(p=p), parts_of=Row(lambda p, **o: launch.parts_of(p, place.Options(**o)), p=ct, device='cpu', seed=0, ok='seed.zero'),

@@ -1,5 +1,5 @@
 "One, two and four processes make the same run; accumulation makes the same run; a lost process ends it with its error."
-import json, os, shutil, signal, subprocess, sys, time
+import json, os, shutil, signal, socket, subprocess, sys, time
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from consistency_nb.checkpoints import load
 from consistency_nb.files import read_state
 from consistency_nb.place import Options
-from consistency_nb.processes import free_port, start
+from consistency_nb.processes import start
 from processes import ROOT, environment, last_step, line_with, survived
 
 SCRIPT = ROOT/'tests/processes.py'
@@ -169,7 +169,9 @@ def test_notebook_with_two_processes(tmp_path):
 @pytest.mark.slow
 def test_two_machines(alone, tmp_path):
     "Two starters with a process each, as on two nodes; here both live on one."
-    port = free_port()
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
     code = f"import sys; from consistency_nb.place import Options; from consistency_nb.processes import start; start(sys.argv[2:], Options(num_processes=2, num_nodes=2, node_rank=int(sys.argv[1]), address='127.0.0.1', port={port}))"
     nodes = [subprocess.Popen([sys.executable, '-c', code, str(r), sys.executable, str(SCRIPT), '--out', str(tmp_path)]) for r in range(2)]
     assert [p.wait(300) for p in nodes] == [0, 0]
