@@ -63,8 +63,8 @@ class Gaussian(Oracle):
 # %% ../nbs/02_oracle.ipynb #ef967e23
 @dataclass(frozen=True, eq=False)
 class Mixture(Oracle):
-    "K round Gaussians in D dimensions: exact density, score and denoiser, and on a line the exact flow."
-    means: Tensor  # (K, D) centres
+    "K round Gaussians in dim dimensions: exact density, score and denoiser, and on a line the exact flow."
+    means: Tensor  # (K, dim) centres
     stds: Tensor  # (K,) standard deviations, > 0
     weights: Tensor  # (K,) shares, > 0; they need not sum to one
     def __post_init__(self):
@@ -72,11 +72,11 @@ class Mixture(Oracle):
         check_batch(stds=self.stds, weights=self.weights)
         shapes = tuple(self.means.shape), tuple(self.stds.shape)
         if len(shapes[0]) != 2 or shapes[1] != shapes[0][:1]:
-            raise ValueError(f"means has shape {shapes[0]} and stds {shapes[1]}: pass (K, D) and (K,)")
+            raise ValueError(f"means has shape {shapes[0]} and stds {shapes[1]}: pass (K, dim) and (K,)")
 
     @limits(n=whole(1, 2**24))
     def sample(self, n: int, generator: torch.Generator|None = None) -> Tensor:
-        "(n, D) clean samples, on the device of the mixture."
+        "(n, dim) clean samples, on the device of the mixture."
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         like = dict(dtype=self.means.dtype, device=self.means.device)
         return self.means[k] + self.stds[k, None]*torch.randn(n, self.means.shape[1], generator=generator, **like)
@@ -86,56 +86,56 @@ class Mixture(Oracle):
         return components(self, x, t)[2].logsumexp(1)
 
     def score(self, x: Tensor, t: Tensor|float) -> Tensor:
-        "(B, D) gradient of `logp` with respect to x."
+        "(B, dim) gradient of `logp` with respect to x."
         delta, var, logp = components(self, x, t)
         return (logp.softmax(1)/var).unsqueeze(-1).mul(delta).sum(1)
 
     def denoise(self, x: Tensor, t: Tensor|float) -> Tensor:
-        "(B, D) mean of the clean point given x at level t."
+        "(B, dim) mean of the clean point given x at level t."
         delta, var, logp = components(self, x, t)
         pull = delta*(append_dims(t, x)**2/var).unsqueeze(-1)   # from x towards each centre
         return x + (logp.softmax(1).unsqueeze(-1)*pull).sum(1)
 
     def flow(self, x: Tensor, t: Tensor|float, s: Tensor|float) -> Tensor:
-        "(B, 1) the exact solution of the probability-flow ODE from level t to level s, on a line (D = 1)."
+        "(B, 1) the exact solution of the probability-flow ODE from level t to level s, on a line: dim = 1."
         return same_odds(self, x, t, s)
 
 # %% ../nbs/02_oracle.ipynb #3dc04fdd
 def components(
-    data: Mixture,
-    x: Tensor,  # (B, D) noisy points at level t
+    data: Mixture,  # K components
+    x: Tensor,  # (B, dim) noisy points at level t
     t: Tensor|float,  # a number or (B,) noise level, >= 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    "(B, K, D) the way from x to each centre, (K,) or (B, K) variances, (B, K) log of each term of the density."
+    "(B, K, dim) the way from x to each centre, (K,) or (B, K) variances, (B, K) log of each term of the density."
     level = append_dims(t, x)
     if x.shape[1:] != data.means.shape[1:]:
         raise ValueError(f"x has shape {tuple(x.shape)}: pass (B, {data.means.shape[1]}).")
     delta, var = data.means.to(x) - x[:, None], data.stds.to(x)**2 + level**2
-    logw = data.weights.to(x).log() - data.weights.to(x).sum().log()
+    logw = data.weights.to(x).log().log_softmax(0)   # as shares of one
     return delta, var, logw - 0.5*(delta**2).sum(-1)/var - 0.5*x.shape[1]*torch.log(2*math.pi*var)
 
 # %% ../nbs/02_oracle.ipynb #7934fa1e
 def log_odds(
-    data: Mixture,  # on a line: D = 1
+    data: Mixture,  # on a line: dim = 1
     x: Tensor,  # (B, 1) noisy points at level t
     t: Tensor|float,  # a number or (B,) noise level, >= 0
 ) -> tuple[Tensor, Tensor]:  # (B, 1) log of F/(1 - F); (B, 1) log of its derivative in x
     "The odds that a sample of level t lies to the left of x."
     delta, var, logp = components(data, x, t)
-    u, logw = -delta[..., 0]/var.sqrt(), (data.weights/data.weights.sum()).to(x).log()
+    u, logw = -delta[..., 0]/var.sqrt(), data.weights.to(x).log().log_softmax(0)
     left, right = (torch.special.log_ndtr(v).add(logw).logsumexp(1, keepdim=True) for v in (u, -u))
     return left - right, logp.logsumexp(1, keepdim=True) - left - right
 
 # %% ../nbs/02_oracle.ipynb #3a8aae36
 @limits(batches('x'))
 def same_odds(
-    data: Mixture,  # on a line: D = 1
+    data: Mixture,  # on a line: dim = 1
     x: Tensor,  # (B, 1) noisy points at level t
     t: Tensor|float,  # a number or (B,) noise level, >= 0
     s: Tensor|float,  # a number or (B,) level to go to, >= 0
 ) -> Tensor:  # (B, 1) at level s; first derivatives in x, t and s are right
     "The points of level s that have as much to their left as x has at level t."
-    if data.means.shape[1] != 1: raise ValueError("only on a line, D = 1, is the flow of a mixture known.")
+    if data.means.shape[1] != 1: raise ValueError("only on a line, dim = 1, is the flow of a mixture known.")
     wide = x.double()
     goal = log_odds(data, wide, t)[0]
     delta, var, _ = components(data, wide, t)
