@@ -7,43 +7,43 @@ __all__ = ['add_noise', 'denoised_to_score', 'score_to_denoised', 'slope']
 
 # %% ../nbs/01_pfode.ipynb #e141d8bf
 from torch import Tensor
-from .core import append_dims, check_batch
+from .core import append_dims, batches, limits
 
 # %% ../nbs/01_pfode.ipynb #af5f6c79
+@limits(batches('x0', 'z'))
 def add_noise(
-    x0:Tensor, # (B, ...) clean images in [-1, 1]
-    t:Tensor|float, # a number or (B,) noise level in [eps, T]; a tensor of integers is refused
-    z:Tensor, # standard normal noise, shape of x0
-) -> Tensor: # x0 at level t
+    x0: Tensor,  # (B, ...) clean images in [-1, 1]
+    t: Tensor|float,  # a number or (B,) noise level in [eps, T]; a tensor of integers is refused
+    z: Tensor,  # standard normal noise, shape of x0
+) -> Tensor:  # x0 at level t
     "The forward process in one line."
-    check_batch(x0=x0, z=z)
     return x0 + append_dims(t, x0)*z
 
 # %% ../nbs/01_pfode.ipynb #970dbaee
+@limits(batches('x', 'denoised'))
 def denoised_to_score(
-    x:Tensor, # (B, ...) noisy images at level t
-    t:Tensor|float, # a number or (B,) noise level, > 0
-    denoised:Tensor, # mean of the clean image given x, shape of x
-) -> Tensor: # gradient of the log-density at level t, shape of x
+    x: Tensor,  # (B, ...) noisy images at level t
+    t: Tensor|float,  # a number or (B,) noise level, > 0
+    denoised: Tensor,  # mean of the clean image given x, shape of x
+) -> Tensor:  # gradient of the log-density at level t, shape of x
     "Score from denoiser."
-    check_batch(x=x, denoised=denoised)
     return (denoised - x)/append_dims(t, x)**2
 
+@limits(batches('x', 'score'))
 def score_to_denoised(
-    x:Tensor, # (B, ...) noisy images at level t
-    t:Tensor|float, # a number or (B,) noise level, >= 0
-    score:Tensor, # gradient of the log-density at level t, shape of x
-) -> Tensor: # mean of the clean image given x, shape of x
+    x: Tensor,  # (B, ...) noisy images at level t
+    t: Tensor|float,  # a number or (B,) noise level, >= 0
+    score: Tensor,  # gradient of the log-density at level t, shape of x
+) -> Tensor:  # mean of the clean image given x, shape of x
     "Denoiser from score, the inverse of `denoised_to_score`."
-    check_batch(x=x, score=score)
     return x + append_dims(t, x)**2*score
 
 # %% ../nbs/01_pfode.ipynb #5ef5bdf8
+@limits(batches('x', 'denoised'))
 def slope(
-    x:Tensor, # (B, ...) noisy images at level t
-    t:Tensor|float, # a number or (B,) noise level, > 0
-    denoised:Tensor, # what a denoiser makes of x, shape of x
-) -> Tensor: # dx/dt of the probability-flow ODE, shape of x
+    x: Tensor,  # (B, ...) noisy images at level t
+    t: Tensor|float,  # a number or (B,) noise level, > 0
+    denoised: Tensor,  # what a denoiser makes of x, shape of x
+) -> Tensor:  # dx/dt of the probability-flow ODE, shape of x
     "The direction in which the path through `(x, t)` goes."
-    check_batch(x=x, denoised=denoised)
     return (x - denoised)/append_dims(t, x)

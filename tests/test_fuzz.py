@@ -58,20 +58,24 @@ def road(tmp) -> dict:
     t, s, g = torch.tensor([1., 2., 3., 4.]), torch.tensor([.5, 1., 2., 3.]), grid.karras_grid(6)
     n = torch.tensor([0, 1, 2, 3])
     G, f, D = oracle.Gaussian(), oracle.Gaussian().consistency, oracle.Gaussian().denoise
-    M = oracle.Mixture(torch.randn(3, 2), torch.ones(3), torch.ones(3))
-    u, lin = x[:, :2, 0, 0].clone(), nn.Linear(2, 2)
+    M, L = (oracle.Mixture(torch.randn(3, d, generator=gen()), torch.ones(3), torch.ones(3)) for d in (2, 1))
+    u, w, lin = x[:, :2, 0, 0].clone(), x[:, :1, 0, 0].clone(), nn.Linear(2, 2)
     unet = dict(channels=(8, 16), blocks=1, attention=(1,), emb=8)
     return {
         'core': dict(
-            check_index=Row(count=Own(4), n=n, ok='n.batch'), find_device=Row(device='cpu'), limits=part(), whole=part(least=1), number=part(least=1), batches=part(lambda *names: None),
-            check_batch=Row(x0=x, z=z), check_numbers=Row(whole=Own(True), least=Own(1), N=3, ok='N.huge'), check_seed=Row(seed=1, ok='seed.zero'),
+            check_index=Row(count=Own(4), n=n, ok='n.batch'), find_device=Row(device='cpu'),
+            check_batch=Row(x0=x, z=z), check_numbers=Row(whole=Own(True), least=Own(1), N=3, ok='N.huge'), check_seed=Row(seed=1, ok='seed.zero'), check_levels=Row(x=x, t=t),
+            limits=part(seed=core.check_seed), whole=part(least=1, most=9), number=part(above=0.), every=part(rule=core.whole(1)), batches=part(lambda names: core.batches(*names), names=('a', 'b')),
             append_dims=Row(v=t, x=x), per_sample=[Row(t=t, x=x), Row(t=2., x=x, ok='t.zero t.huge x.rank x.batch')],
             mix_seed=Row(seed=3, draw=1, ok='seed.zero draw.zero draw.huge'), per_sample_noise=Row(seeds=(1, 2), shape=(3, 8, 8), draw=1, ok='draw.zero draw.huge shape.empty'),
             rng_state=Row(device='cpu'), replay=Row(lambda state: core.replay(state).__enter__(), state=core.rng_state('cpu'))),
         'oracle': dict(
+            Oracle=part(),
             Gaussian=[Row(mean=0., std=.5, ok='mean.negative mean.zero mean.huge std.huge'), Row(G.sample, n=2, shape=(3, 8, 8), ok='n.zero shape.empty'), Row(G.logp, x=x, t=t), Row(G.score, x=x, t=t),
                       Row(G.denoise, x=x, t=t), Row(G.flow, x=x, t=t, s=s), Row(G.consistency, x=x, t=t, eps=.002, ok='eps.zero eps.negative')],
-            Mixture=[Row(means=M.means, stds=M.stds, weights=M.weights), Row(M.sample, n=2, ok='n.zero'), *(Row(m, x=u, t=t) for m in (M.logp, M.score, M.denoise))]),
+            Mixture=[Row(means=M.means, stds=M.stds, weights=M.weights), Row(M.sample, n=2, ok='n.zero'), *(Row(m, x=u, t=t) for m in (M.logp, M.score, M.denoise)),
+                     Row(L.flow, x=w, t=t, s=s), Row(L.consistency, x=w, t=t)],
+            components=Row(data=Own(M), x=u, t=t), log_odds=Row(data=Own(L), x=w, t=t), same_odds=Row(data=Own(L), x=w, t=t, s=s)),
         'pfode': dict(add_noise=Row(x0=x, t=t, z=z), denoised_to_score=Row(x=x, t=t, denoised=z), score_to_denoised=Row(x=x, t=t, score=z), slope=Row(x=x, t=t, denoised=z)),
         'grid': dict(
             check_grid=Row(grid=g, ok='grid.batch'), check_law=Row(mean=-1., std=1., ok='mean.zero mean.negative'),
