@@ -78,11 +78,13 @@ def fit_in(
     watch = Watch(out, options.tracker, log_every, bar, on_log)
     return train(go_on(run, out), (Interrupt(), Clock(options.minutes), watch, Save(out, save_every)))
 
+# %% ../nbs/18a_launch.ipynb #c6b35e41
 def model_of(run: Run) -> Callable | None:
     "The function that a run has trained; of a run in shards, in the main process only. All processes call this."
     net = run.place.sampler(run.ema.module)
     return run.averaged if net is run.ema.module else net and wrap(net, run.p)
 
+# %% ../nbs/18a_launch.ipynb #01d16edc
 def launch(
     out_dir: str | Path,   # with several machines: a folder that all of them see
     p: Preset,

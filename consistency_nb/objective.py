@@ -110,11 +110,10 @@ class Objective:
 
     def __call__(self, k: int, x0: Tensor, z: Tensor, n: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         "Losses (B,) and levels (B,)."
-        p = self.p
-        labelled = lambda f: f if y is None or f is None else partial(f, y=y)
-        model, target, teacher = labelled(self.model), labelled(self.target), labelled(self.teacher)
+        p, N = self.p, levels_at(self.p, k, self.K)
+        model, target, teacher = (f if y is None or f is None else partial(f, y=y)
+                                  for f in (self.model, self.target, self.teacher))
         if p.method == 'edm': return edm_loss(model, x0, n, z, p.sigma_data), n
-        N = levels_at(p, k, self.K)
         grid = self.grid(N, x0.device)
         if p.method == 'pd': return pd_loss(model, target, x0, z, n, N - 1, p.eps, p.T, p.rho), grid[n + 1]
         t, r = levels_of(p, n + 1, grid), levels_of(p, n, grid)

@@ -28,11 +28,13 @@ def set_dropout(net: nn.Module, p: Preset) -> nn.Module:
     net.checkpointing = p.checkpointing
     return net
 
-# %% ../nbs/17_train.ipynb #7fa4dbe4
+# %% ../nbs/17_train.ipynb #e75c29be
 OPTIMIZERS = dict(radam=torch.optim.RAdam, adam=torch.optim.Adam)
 
 class Run:
     "A training run between two steps."
+    K = property(lambda run: run.objective.K, lambda run, steps: setattr(run.objective, 'K', steps))   # its length
+
     def __init__(self, p: Preset, parts: Parts, options: Options = Options(), place: Alone | None = None):
         check_run(p, parts, options)
         self.p, self.seed, self.k, self.seconds, self.stopping = p, options.seed, 0, 0., False
@@ -42,11 +44,11 @@ class Run:
         self.labels = self.data.labels if p.net.get('num_classes') else None
         self.raw = set_dropout(self.place.take(parts.net).train(), p)
         self.ema, self.target = EMA(self.raw), EMA(self.raw) if p.mu or p.mu0 or p.method == 'pd' else None
-        self.net = self.place.spread(self.raw, [e for e in (self.ema, self.target) if e])
+        self.net = self.place.spread(self.raw, [*filter(None, (self.ema, self.target))])
         self.opt = OPTIMIZERS[p.optimizer](self.raw.parameters(), lr=p.lr, betas=(0.9, 0.999), foreach=True)
         self.objective = self.make_objective(parts)
-        for net in (self.raw, getattr(self.target, 'module', None), getattr(parts.teacher, 'net', None)):
-            if options.compile and net is not None: net.compile(dynamic=False)
+        networks = self.raw, getattr(self.target, 'module', None), getattr(parts.teacher, 'net', None)
+        for net in filter(None, networks if options.compile else ()): net.compile(dynamic=False)
 
     def make_objective(self, parts: Parts) -> Objective:
         "The loss, with networks that run in the preset's precision."
@@ -56,11 +58,6 @@ class Run:
         if self.p.mu or self.p.mu0: self.target.module.train()   # so that dropout masks can be shared
         model, target = (wrap(m, self.p, dtype) for m in (self.net, self.target.module if self.target else self.raw))
         return Objective(self.p, self.p.iterations, model, target, parts.teacher, parts.distance, parts.step)
-
-    @property
-    def K(self) -> int: return self.objective.K   # length of the run
-    @K.setter
-    def K(self, steps: int): self.objective.K = steps
 
     def step(self) -> tuple[Tensor, Tensor]:  # losses and levels of the own samples, on the device
         "One step of the method. FloatingPointError, and nothing has changed, if a loss is not finite."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EDGES', 'RANGES', 'FRAMES', 'Meter', 'position', 'mend', 'append', 'check_tracker', 'open_trackers', 'flat',
-           'somebody_watches', 'Watch', 'keep_frame', 'preview', 'pictures']
+           'somebody_watches', 'print_line', 'show', 'Watch', 'keep_frame', 'preview', 'pictures']
 
 # %% ../nbs/17b_watch.ipynb #5d7a9261
 import builtins, json, shutil, sys, time
@@ -117,6 +117,21 @@ def somebody_watches() -> bool:
     if kernel is None: return sys.stderr.isatty()
     return bool(kernel.get_parent('shell').get('content', {}).get('allow_stdin'))
 
+# %% ../nbs/17b_watch.ipynb #a0a24d05
+def print_line(record: dict, left: float):  # seconds
+    "A log line, as papermill and Slurm keep it."
+    N = f"  N {record['N']}" if 'N' in record else ''
+    rate = f"{record['images_per_s']:.0f} images/s{N}"
+    print(f"{record['step']:>7,}/{record['of']:,}  loss {record['loss']:.4f}  {rate}"
+          f"  {left // 60:.0f} min {left % 60:02.0f} s left", flush=True)
+
+def show(trackers: list, x: Tensor, k: int):  # (B, C, H, W) in [-1, 1]
+    "Hand a grid of images to the trackers that take images."
+    grid = make_grid(to_bytes(x).cpu(), 12).permute(1, 2, 0)[None].numpy()
+    for t in trackers:
+        order = dict(dataformats='NHWC') if t.name == 'tensorboard' else {}
+        if hasattr(t, 'log_images'): t.log_images(dict(samples=grid), step=k, **order)
+
 # %% ../nbs/17b_watch.ipynb #8a642ce2
 class Watch(Hook):
     "What a run shows of itself: a bar or lines, metrics.jsonl, a tracker. All processes have one, the main one writes."
@@ -126,8 +141,7 @@ class Watch(Hook):
         tracker: str = '',
         every: float = 15.,        # seconds
         bar: bool | None = None,   # None: where a person watches, else lines
-        on_log: Callable | None = None,   # (run, record) -> images or None, in the main process; in shards, in all;
-                                          # also called once before the first step
+        on_log: Callable | None = None,   # (run, record) -> images or None, before the first step and with each line
     ): self.out, self.tracker, self.every, self.bar, self.on_log = out, tracker, every, bar, on_log
 
     def begin(self, run: Run):
@@ -137,8 +151,11 @@ class Watch(Hook):
             if self.tracker: self.trackers = open_trackers(self.tracker, run, self.out)
             if somebody_watches() if self.bar is None else self.bar:
                 self.progress = tqdm(total=run.K, initial=run.k, desc=run.p.name, unit='step', dynamic_ncols=True)
-        if self.on_log and run.k == 0 and (run.place.main or run.place.together): self.on_log(run, dict(step=0, of=run.K))
+        if run.k == 0: self.ask(dict(step=0, of=run.K))
         self.rest()
+
+    def ask(self, record: dict) -> Tensor | None:
+        if self.on_log and (self.run.place.main or self.run.place.together): return self.on_log(self.run, record)
 
     def rest(self): self.k, self.since = self.run.k, time.perf_counter()
 
@@ -153,24 +170,15 @@ class Watch(Hook):
         record = dict(step=run.k, of=run.K, images=run.k * run.p.batch, images_per_s=round(rate * run.p.batch, 2))
         record |= position(run.p, run.k - 1, run.K) | self.meter.read(run.place.total)
         if run.place.main: self.write(record, (run.K - run.k) / max(rate, 1e-9))
-        if self.on_log and (run.place.main or run.place.together): self.show(self.on_log(run, record))
+        images = self.ask(record)
+        if images is not None and self.trackers: show(self.trackers, images, run.k)
         self.rest()
 
-    def write(self, record: dict, left: float):  # seconds
+    def write(self, record: dict, left: float):
         append(self.out/'metrics.jsonl', record)
         for t in self.trackers: t.log(flat(record), step=record['step'])
-        N = f"  N {record['N']}" if 'N' in record else ''
-        if self.progress: return self.progress.set_postfix_str(f"loss {record['loss']:.4f}{N}")
-        rate = f"{record['images_per_s']:.0f} images/s{N}"
-        print(f"{record['step']:>7,}/{record['of']:,}  loss {record['loss']:.4f}  {rate}"
-              f"  {left // 60:.0f} min {left % 60:02.0f} s left", flush=True)
-
-    def show(self, x: Tensor | None):  # (B, C, H, W) in [-1, 1]
-        if x is None or not self.trackers: return
-        grid = make_grid(to_bytes(x).cpu(), 12).permute(1, 2, 0)[None].numpy()
-        for t in self.trackers:
-            order = dict(dataformats='NHWC') if t.name == 'tensorboard' else {}
-            if hasattr(t, 'log_images'): t.log_images(dict(samples=grid), step=self.run.k, **order)
+        if not self.progress: return print_line(record, left)
+        self.progress.set_postfix_str(f"loss {record['loss']:.4f}" + (f"  N {record['N']}" if 'N' in record else ''))
 
     def __exit__(self, *_):
         for t in self.trackers: t.finish()
