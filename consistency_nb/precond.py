@@ -8,15 +8,14 @@ __all__ = ['edm_scalings', 'cm_scalings', 'Denoiser', 'Consistency']
 # %% ../nbs/05_precond.ipynb #6f84cc70
 import torch
 from torch import Tensor, nn
-from .core import append_dims, check_batch, check_numbers, per_sample
+from .core import append_dims, limits, number, per_sample
 
 # %% ../nbs/05_precond.ipynb #5e494977
 def edm_scalings(
     t: Tensor,  # noise levels, any shape, > 0
-    sigma_data: float = 0.5,  # standard deviation of the data, > 0 (EDM, Table 1)
+    sigma_data: float = 0.5,  # standard deviation of the data, > 0 (EDM, table 1)
 ) -> tuple[Tensor, Tensor, Tensor]:  # c_skip, c_out, c_in, each shaped like t
     "Scalings of the EDM denoiser."
-    check_batch(t=t); check_numbers(least=1e-6, most=1e6, sigma_data=sigma_data)
     total = t**2 + sigma_data**2
     return sigma_data**2 / total, sigma_data * t * total.rsqrt(), total.rsqrt()
 
@@ -27,29 +26,35 @@ def cm_scalings(
     eps: float = 0.002,  # level at which the function is the identity (paper, section 2)
 ) -> tuple[Tensor, Tensor, Tensor]:  # c_skip, c_out, c_in, each shaped like t
     "Scalings of the consistency function: the identity at `eps`."
-    check_batch(t=t); check_numbers(least=1e-6, most=1e6, sigma_data=sigma_data); check_numbers(least=0, most=1e6, eps=eps)
-    total = t**2 + sigma_data**2
-    return sigma_data**2 / ((t - eps)**2 + sigma_data**2), sigma_data * (t - eps) * total.rsqrt(), total.rsqrt()
+    total, gap = t**2 + sigma_data**2, t - eps
+    return sigma_data**2 / (gap**2 + sigma_data**2), sigma_data * gap * total.rsqrt(), total.rsqrt()
 
 # %% ../nbs/05_precond.ipynb #ae9a77ef
+def _network(net):
+    "A rule: a raw network."
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"net is {type(net).__name__}: pass the raw network, a torch.nn.Module")
+
 class Denoiser(nn.Module):
     "EDM's denoiser D(x, t) around a raw network."
-    def __init__(self,
-        net: nn.Module,            # raw network: net(x, c_noise, y) -> like x, with c_noise = ln(t)/4 of shape (B,)
-        sigma_data: float = 0.5,   # standard deviation of the data, in the units of x
-        autocast: torch.dtype | None = None):  # such as torch.bfloat16: the network alone runs under autocast
+    @limits(net=_network, sigma_data=number(1e-6, most=1e6))
+    def __init__(
+        self,
+        net: nn.Module,  # raw network: net(x, c_noise, y) -> like x, with c_noise = ln(t)/4 of shape (B,)
+        sigma_data: float = 0.5,  # standard deviation of the data, in the units of x
+        autocast: torch.dtype | None = None,  # such as torch.bfloat16: the network alone runs under autocast
+    ):
         super().__init__()
-        if not isinstance(net, nn.Module): raise ValueError(f"net is {type(net).__name__}: pass the raw network, a torch.nn.Module")
-        check_numbers(least=1e-6, most=1e6, sigma_data=sigma_data)
         self.net, self.sigma_data, self.autocast = net, sigma_data, autocast
 
     def scalings(self, t: Tensor): return edm_scalings(t, self.sigma_data)
 
-    def forward(self,
-        x: Tensor,               # (B, C, H, W) noisy images
-        t: Tensor | float,       # (B,) or one level for all
-        y: Tensor | None = None, # (B,) long, class labels
-    ) -> Tensor:                 # (B, C, H, W) clean images, in the dtype of x
+    def forward(
+        self,
+        x: Tensor,  # (B, C, H, W) noisy images
+        t: Tensor | float,  # (B,) or one level for all
+        y: Tensor | None = None,  # (B,) long, classes
+    ) -> Tensor:  # (B, C, H, W) clean images, in the dtype of x
         t = per_sample(t, x)
         c_skip, c_out, c_in = (append_dims(c.to(x.dtype), x) for c in self.scalings(t))
         return torch.addcmul(c_skip * x, c_out, self.raw(c_in * x, t.log() / 4, y).to(x.dtype))
@@ -63,14 +68,16 @@ class Denoiser(nn.Module):
 # %% ../nbs/05_precond.ipynb #da730648
 class Consistency(Denoiser):
     "A consistency function f(x, t) around a raw network: f(x, eps) = x exactly."
-    def __init__(self,
-        net: nn.Module,            # raw network, as for `Denoiser`
-        sigma_data: float = 0.5,   # standard deviation of the data, in the units of x
-        eps: float = 0.002,        # smallest noise level (paper, section 2)
-        T: float = 80.,            # largest noise level, kept for the samplers (paper, section 2)
-        autocast: torch.dtype | None = None):  # as for `Denoiser`
+    @limits(eps=number(above=0, most=1e6), T=number(above=0, most=1e6))
+    def __init__(
+        self,
+        net: nn.Module,  # raw network, as for `Denoiser`
+        sigma_data: float = 0.5,  # standard deviation of the data, in the units of x
+        eps: float = 0.002,  # smallest noise level (paper, section 2)
+        T: float = 80.,  # largest noise level, kept for the samplers (paper, section 2)
+        autocast: torch.dtype | None = None,  # as for `Denoiser`
+    ):
         super().__init__(net, sigma_data, autocast)
-        check_numbers(above=0, most=1e6, eps=eps, T=T)
         self.eps, self.T = eps, T
 
     def scalings(self, t: Tensor): return cm_scalings(t, self.sigma_data, self.eps)

@@ -9,7 +9,7 @@ LIB = ROOT/'consistency_nb'
 NUMBER = {m[2]: m[1] for p in (ROOT/'nbs').glob('*.ipynb') if (m := re.match(r'(\d+[a-z]?)_(\w+)$', p.stem))}
 MODULES = sorted(p for p in LIB.glob('*.py') if p.stem in NUMBER)
 MAY = {  # besides core, which all may import
-    'core': '', 'oracle': '', 'pfode': '', 'grid': '', 'solvers': 'pfode grid', 'precond': '', 'sample': 'grid solvers',
+    'core': '', 'oracle': '', 'pfode': '', 'grid': '', 'solvers': 'pfode grid', 'precond': '', 'sample': 'grid solvers precond',
     'distances': '', 'schedules': '', 'losses': 'pfode grid solvers distances', 'continuous': 'pfode', 'ema': '', 'nets': '',
     'ncsnpp': 'nets', 'adm': 'nets', 'folders': '', 'data': 'folders', 'presets': '', 'files': '',
     'objective': 'pfode grid solvers precond schedules losses continuous presets', 'watch': 'data presets files objective', 'parallel': 'ema', 'train': 'ema data presets files objective watch parallel',
