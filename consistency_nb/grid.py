@@ -31,6 +31,7 @@ def _ends(given):
     if not (0 < eps < T <= 1e9 and 0 < rho <= 1000):
         raise ValueError(f"eps={eps}, T={T}, rho={rho}: pass 0 < eps < T <= 1e9 and 0 < rho <= 1000.")
 
+# %% ../nbs/03_grid.ipynb #f6fd1aaa
 @limits(_ends, N=whole(2, 2**20), eps=number(), T=number(), rho=number())
 def karras_grid(
     N: int,  # number of levels, >= 2; there are N - 1 intervals between them
@@ -63,7 +64,7 @@ def between_n(
     N: int,  # number of levels of the grid, >= 2
     generator: torch.Generator|None = None,  # source of the draws; the result lives on its device
 ) -> Tensor:  # (B,) float32 in [-0.5, N-2]
-    "Draw places of intervals anywhere along the grid: `uniform_n`, moved by up to half an interval, not beyond the top."
+    "Draw places of intervals anywhere along the grid: `uniform_n`, moved by up to half an interval."
     n = uniform_n(B, N, generator)
     return (n + torch.rand(B, generator=generator, dtype=torch.float32, device=n.device) - 0.5).clamp(max=N - 2)
 
@@ -74,8 +75,10 @@ def check_grid(grid: Tensor):
     "Refuse what is no list of levels; their values are not read."
     check_batch(grid=grid)
     if grid.ndim != 1 or len(grid) < 2:
-        raise ValueError(f"grid has shape {tuple(grid.shape)}: pass at least two levels, shape (N,), such as karras_grid(18)")
+        raise ValueError(f"grid has shape {tuple(grid.shape)}: pass at least two levels, shape (N,), "
+                         "such as karras_grid(18)")
 
+# %% ../nbs/03_grid.ipynb #267efbcb
 @limits(grid=check_grid, **_law)
 def lognormal_probs(
     grid: Tensor,  # (N,) ascending levels
@@ -87,6 +90,7 @@ def lognormal_probs(
     p = torch.erf(u[1:]) - torch.erf(u[:-1])
     return p/p.sum()
 
+# %% ../nbs/03_grid.ipynb #83c50581
 def lognormal_n(
     B: int,  # how many to draw, >= 1
     grid: Tensor,  # (N,) ascending levels

@@ -67,7 +67,8 @@ def _draws(n, x, noise, generator, seeds):
         device = generator.device if generator else x.device
         noise = [torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device) for _ in range(n)]
     if len(noise) != n or any(z.shape != x.shape for z in noise):
-        raise ValueError(f"noise must have shape {(n, *x.shape)}: one draw per level after the first, one seed per image")
+        raise ValueError(f"noise must have shape {(n, *x.shape)}: one draw per level after the first, "
+                         "one seed per image")
     return [z.to(x) for z in noise]
 
 # %% ../nbs/06_sample.ipynb #85f72530
@@ -127,6 +128,7 @@ class Found(NamedTuple):
     score: float  # score of these levels
     tried: dict  # indices -> score, every evaluation made
 
+# %% ../nbs/06_sample.ipynb #1b266eed
 def _ternary(score, lo, hi):
     "Narrow down the index between lo and hi with the lowest score, assuming one valley."
     l, r = lo, hi
@@ -174,6 +176,7 @@ def _model(model):
     if not isinstance(model, Denoiser):
         raise ValueError(f'model is {type(model).__name__}: pass a Consistency or a Denoiser, such as load returns')
 
+# %% ../nbs/06_sample.ipynb #7cbf9d12
 @limits(model=_model, steps=whole(1, 10_000), T=number(above=0, most=1e6))
 def sampler(
     model: Denoiser,  # `Consistency` or `Denoiser` around a network with a `spec`
@@ -210,6 +213,7 @@ def class_indices(
         raise ValueError(f'no class {v!r}: valid ones are {valid}, or an index from 0 to {count - 1}')
     return [names.index(v) if v in names else int(v) for v in chosen]
 
+# %% ../nbs/06_sample.ipynb #eea429ce
 def of_class(
     model: Denoiser,  # as for `sampler`
     y: int | str | Sequence,  # a class, or one for each image; a batch of several times as many images repeats them

@@ -52,6 +52,7 @@ def _one_way(given):
     if v[:-1].min() <= 0 or v[-1] < 0 or (v[-1] == 0 and given['step'] is heun_step):
         raise ValueError("ts must be > 0: end at eps; only euler_step can go on to 0.")
 
+# %% ../nbs/04_solvers.ipynb #857e7d65
 @limits(batches('x'), _one_way)
 def solve(
     denoise: Callable,  # (x, t) -> clean image, with t of shape (B,)
@@ -122,6 +123,7 @@ def _one_each(given):
     if noise is not None and noise.shape != shape:
         raise ValueError(f"noise has shape {tuple(noise.shape)}: pass one draw per step, {shape}.")
 
+# %% ../nbs/04_solvers.ipynb #2eeee497
 @limits(batches('x'), _one_each)
 @torch.no_grad()
 def edm_sample(
