@@ -44,13 +44,11 @@ def heun_step(
 def _one_way(given):
     "A rule: levels rise or fall strictly; only Euler's step can go on to 0."
     v = torch.as_tensor(given['ts'], dtype=torch.float64, device='cpu')   # read once, before the loop
-    if v.ndim != 1 or len(v) < 2:
-        raise ValueError(f"ts has shape {tuple(v.shape)}: pass at least two levels, shape (N,).")
-    d = v.diff()
-    if not ((d > 0).all() or (d < 0).all()) or not v.isfinite().all():
-        raise ValueError("ts must be finite and rise or fall strictly: pass a grid, or grid.flip(0) for sampling.")
-    if v[:-1].min() <= 0 or v[-1] < 0 or (v[-1] == 0 and given['step'] is heun_step):
-        raise ValueError("ts must be > 0: end at eps; only euler_step can go on to 0.")
+    strict = v.ndim == 1 and len(v) > 1 and v.isfinite().all() and v.diff().sign().unique().tolist() in ([1.], [-1.])
+    above = strict and v[:-1].min() > 0 and (v[-1] > 0 or v[-1] == 0 and given['step'] is not heun_step)
+    if not above:
+        raise ValueError(f"ts has shape {tuple(v.shape)}: pass at least two levels, finite and > 0, that rise or fall strictly, "
+                         "such as grid.flip(0) for sampling; only euler_step can go on to 0")
 
 # %% ../nbs/04_solvers.ipynb #857e7d65
 @limits(batches('x'), _one_way)
@@ -107,9 +105,8 @@ class Churn:
     generator: torch.Generator|None = None  # source of the draws, on the device of x; None: torch's global one
 
     def __post_init__(self):
-        check_numbers(least=0, churn=self.churn, s_min=self.s_min, s_noise=self.s_noise)
-        if not self.s_max >= self.s_min:
-            raise ValueError(f"s_min={self.s_min}, s_max={self.s_max}: pass 0 <= s_min <= s_max")
+        check_numbers(least=0, churn=self.churn, s_noise=self.s_noise)
+        check_numbers(least=0, most=self.s_max, s_min=self.s_min)
 
     def z(self, i: int, x: Tensor) -> Tensor:
         "Noise for step i, of the shape of x."
