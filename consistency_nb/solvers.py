@@ -47,8 +47,8 @@ def _one_way(given):
     strict = v.ndim == 1 and len(v) > 1 and v.isfinite().all() and v.diff().sign().unique().tolist() in ([1.], [-1.])
     above = strict and v[:-1].min() > 0 and (v[-1] > 0 or v[-1] == 0 and given['step'] is not heun_step)
     if not above:
-        raise ValueError(f"ts has shape {tuple(v.shape)}: pass at least two levels, finite and > 0, that rise or fall strictly, "
-                         "such as grid.flip(0) for sampling; only euler_step can go on to 0")
+        raise ValueError(f"ts has shape {tuple(v.shape)}: pass at least two levels, finite and > 0, that rise or fall "
+                         "strictly, such as grid.flip(0) for sampling; only euler_step can go on to 0")
 
 # %% ../nbs/04_solvers.ipynb #857e7d65
 @limits(batches('x'), _one_way)
