@@ -58,7 +58,7 @@ def zero_shot(
         if noise is not None: generator = seeds = None   # they have made the start
     else: check_pair(x, y)
     def known_kept(x, t): return keep(f(x, t).clamp(-1, 1) if clamp else f(x, t), y)
-    return multistep(known_kept, x, levels, eps, noise, generator, clamp=False, seeds=seeds, T=T)
+    return multistep(known_kept, x, levels, eps, noise, generator, clamp=False, seeds=seeds)
 
 # %% ../nbs/19_edit.ipynb #809bf31d
 def keep_pixels(

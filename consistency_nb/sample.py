@@ -8,28 +8,31 @@ __all__ = ['start', 'onestep', 'check_levels', 'multistep', 'generate', 'labelle
 
 # %% ../nbs/06_sample.ipynb #179559c0
 import math
+from collections.abc import Callable, Sequence
 from numbers import Integral
-from typing import Callable, NamedTuple, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .core import check_numbers, per_sample, per_sample_noise
+from .core import batches, limits, number, per_sample, per_sample_noise, whole
 from .grid import karras_grid
+from .precond import Consistency, Denoiser
 from .solvers import edm_sample
 
 # %% ../nbs/06_sample.ipynb #75497952
+@limits(T=number(above=0, most=1e6))
 def start(
     seeds: Sequence[int],  # (B,) one seed per image
     shape: tuple,  # (C, H, W) of one image
     T: float = 80.,  # the level of the noise: its standard deviation
-    device=None,  # where the result goes; the draw itself is on the CPU
+    device: torch.device | str | None = None,  # where the result goes; the draw itself is on the CPU
 ) -> Tensor:  # (B, C, H, W)
     "The noise from which sampling starts; image i depends on `seeds[i]` alone."
-    check_numbers(above=0, most=1e6, T=T)
     return (T * per_sample_noise(seeds, shape)).to(device)
 
 # %% ../nbs/06_sample.ipynb #d7272ba4
+@limits(T=number(above=0, most=1e6))
 @torch.no_grad()
 def onestep(
     f: Callable,  # consistency function (x, t) -> image, t of shape (B,)
@@ -37,55 +40,52 @@ def onestep(
     T: float = 80.,  # the level at which f is called
 ) -> Tensor:  # (B, C, H, W) what f returns, not clamped
     "One evaluation of `f`: noise in, image out."
-    check_numbers(above=0, most=1e6, T=T)
     return f(x, per_sample(T, x))
 
 # %% ../nbs/06_sample.ipynb #e218d886
+@limits(eps=number(0, most=1e6), T=number(above=0, most=1e6))
 def check_levels(
     levels: Sequence[float],  # where f is to be called, noisiest first
     eps: float = 0.002,  # smallest level
     T: float = 80.,  # largest level
 ) -> tuple:  # the same numbers as Python floats
     "Levels, checked: they descend strictly and lie in [eps, T]."
-    check_numbers(least=0, most=1e6, eps=eps); check_numbers(above=0, most=1e6, T=T)
     levels = tuple(float(t) for t in levels)
-    bad = [t for t in levels if not eps * (1 - 1e-5) <= t <= T * (1 + 1e-5)]
-    bad += [t for s, t in zip(levels, levels[1:]) if not t < s]
-    if bad or not levels:
-        raise ValueError(f"levels must be noise levels that descend strictly within [{eps}, {T}], for example "
-                         f"({T}, {math.sqrt(eps * T):.3g}); got {levels}" + (f", where {bad} do not fit" if bad else ""))
+    inside = [eps * (1 - 1e-5) <= t <= T * (1 + 1e-5) for t in levels]
+    if not levels or not all(inside) or not all(a > b for a, b in zip(levels, levels[1:])):
+        raise ValueError(f"levels must be noise levels that descend strictly within [{eps}, {T:g}], for example "
+                         f"({T:g}, {math.sqrt(eps * T):.3g}); got {levels}")
     return levels
 
 # %% ../nbs/06_sample.ipynb #c3146cb4
 def _draws(n, x, noise, generator, seeds):
-    "n draws of the shape of x, as one tensor (n, *x.shape) on x's device, from one of three sources."
+    "n draws of the shape of x, from one of three sources."
     if sum(s is not None for s in (noise, generator, seeds)) > 1:
         raise ValueError("pass only one of noise, generator and seeds")
-    if seeds is not None:
-        if len(seeds) != len(x): raise ValueError(f"one seed per image: got {len(seeds)} seeds for {len(x)} images")
-        noise = x.new_zeros(0, *x.shape) if n == 0 else torch.stack([per_sample_noise(seeds, x.shape[1:], draw=i) for i in range(1, n + 1)])
+    if seeds is not None: noise = [per_sample_noise(seeds, x.shape[1:], draw=i) for i in range(1, n + 1)]
     elif noise is None:
-        where = x.device if generator is None else generator.device
-        noise = x.new_empty(n, *x.shape, device=where)
-        for z in noise: z.normal_(generator=generator)
-    if noise.shape != (n, *x.shape): raise ValueError(f"noise must have shape {(n, *x.shape)}, one draw per level after the first; got {tuple(noise.shape)}")
-    return noise.to(device=x.device, dtype=x.dtype)
+        device = generator.device if generator else x.device
+        noise = [torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device) for _ in range(n)]
+    if len(noise) != n or any(z.shape != x.shape for z in noise):
+        raise ValueError(f"noise must have shape {(n, *x.shape)}: one draw per level after the first, "
+                         "one seed per image")
+    return [z.to(x) for z in noise]
 
 # %% ../nbs/06_sample.ipynb #85f72530
+@limits(batches('x'))
 @torch.no_grad()
 def multistep(
     f: Callable,  # consistency function (x, t) -> image, t of shape (B,)
     x: Tensor,  # (B, C, H, W) noise with standard deviation levels[0], from `start`
-    levels: Sequence[float],  # noise levels at which f is called, descending, in [eps, T]
+    levels: Sequence[float],  # noise levels at which f is called, descending, >= eps
     eps: float = 0.002,  # the level at which an output of f stands
     noise: Tensor | None = None,  # (len(levels)-1, B, C, H, W) draws to replay
     generator: torch.Generator | None = None,  # draws from here; None: torch's global one
     clamp: bool = True,  # clamp each output of f to [-1, 1], as the published samplers do
     seeds: Sequence[int] | None = None,  # (B,) draws from one seed per image, whatever the batch
-    T: float = 80.,  # largest level, for the check
 ) -> Tensor:  # (B, C, H, W) the last output of f: no noise is added to it
     "Algorithm 1: clean the image, add fresh noise at the next level, clean again."
-    levels = check_levels(levels, eps, T)
+    levels = check_levels(levels, eps, 1e6)
     zs = _draws(len(levels) - 1, x, noise, generator, seeds)
     for i, level in enumerate(levels):
         if i: x = x + math.sqrt(max(level**2 - eps**2, 0)) * zs[i - 1]
@@ -94,6 +94,7 @@ def multistep(
     return x
 
 # %% ../nbs/06_sample.ipynb #06dce00f
+@limits(batch=whole(1))
 @torch.no_grad()
 def generate(
     draw: Callable,  # (noise at level T, seeds) -> images, such as lambda x, s: multistep(f, x, (80., 1.), seeds=s)
@@ -101,26 +102,22 @@ def generate(
     shape: tuple,  # (C, H, W) of one image
     T: float = 80.,  # the level of the noise
     batch: int = 50,  # images at a time
-    device=None,  # where `draw` works
+    device: torch.device | str | None = None,  # where `draw` works
 ) -> Tensor:  # (len(seeds), C, H, W) on the CPU
     "The images of many seeds, a batch at a time."
-    check_numbers(whole=True, least=1, batch=batch)
     parts = [seeds[i:i + batch] for i in range(0, len(seeds), batch)]
     return torch.cat([draw(start(s, shape, T, device), s).cpu() for s in parts])
 
 # %% ../nbs/06_sample.ipynb #99fc3298
 def labelled(
-    f: Callable,           # f(x, t, y) or D(x, t, y)
+    f: Callable,  # f(x, t, y) or D(x, t, y)
     seeds: Sequence[int],  # one per image
-    classes: int | None,   # number of classes; None or 0 for a network without labels
+    classes: int | None,  # number of classes; None or 0 for a network without labels
     label: Callable | None = None,  # seed -> class in 0 .. classes-1; None: seed % classes
-) -> Callable:             # (x, t) -> images
+) -> Callable:  # (x, t) -> images
     "`f` with the class of each image filled in; `f` itself where there are no classes."
-    if not callable(f): raise ValueError(f"f is {type(f).__name__}: pass a function (x, t, y) -> image")
     if not classes: return f
-    check_numbers(whole=True, least=1, most=2**31, classes=classes)
-    for s in seeds: check_numbers(whole=True, least=0, seeds=s)
-    y = torch.tensor([label(s) if label else s % classes for s in seeds])
+    y = torch.tensor([label(s) if label else s % classes for s in seeds], dtype=torch.long, device='cpu')
     return lambda x, t: f(x, t, y.to(x.device))
 
 # %% ../nbs/06_sample.ipynb #57348b82
@@ -131,106 +128,120 @@ class Found(NamedTuple):
     score: float  # score of these levels
     tried: dict  # indices -> score, every evaluation made
 
-# %% ../nbs/06_sample.ipynb #4acb1bda
+# %% ../nbs/06_sample.ipynb #1b266eed
 def _ternary(score, lo, hi):
-    "Index strictly between lo and hi with the lowest score seen, assuming one valley."
+    "Narrow down the index between lo and hi with the lowest score, assuming one valley."
     l, r = lo, hi
     while r - l >= 3:
         m1, m2 = l + (r - l) // 3, int(r - (r - l) / 3)
         if score(m1) < score(m2): r = m2
         else: l = m1
-    return min(range(max(l, lo + 1), min(r, hi - 1) + 1), key=score)
+    for i in range(max(l, lo + 1), min(r, hi - 1) + 1): score(i)
 
 # %% ../nbs/06_sample.ipynb #978d281c
+@limits(steps=whole(1))
 def search_levels(
     score: Callable,  # levels (tuple of floats) -> float, lower is better, e.g. FID with fixed seeds
     N: int,  # noise levels of the grid to choose from
     steps: int = 2,  # evaluations of f, the first of them at T
-    eps: float = 0.002,  # ends and shape of the grid
-    T: float = 80.,
-    rho: float = 7.,
+    eps: float = 0.002,  # lowest level of the grid
+    T: float = 80.,  # highest level of the grid
+    rho: float = 7.,  # exponent of the grid
 ) -> Found:
     "Levels found one after the other, each by ternary search below the one before."
-    check_numbers(whole=True, least=1, steps=steps)
     grid, tried = karras_grid(N, eps, T, rho).flip(0).tolist(), {}
     def at(indices):
         if indices not in tried: tried[indices] = float(score(tuple(grid[i] for i in indices)))
         return tried[indices]
     best = (0,)
     for _ in range(steps - 1):
-        if N - 1 - best[-1] < 2: raise ValueError(f"a grid of {N} levels has no room for {steps} steps below index {best[-1]}: take a larger N or fewer steps")
+        if N - 1 - best[-1] < 2:
+            raise ValueError(f"a grid of {N} levels has no room for {steps} steps below index {best[-1]}: "
+                             "take a larger N or fewer steps")
         _ternary(lambda i: at((*best, i)), best[-1], N - 1)
         best = min((k for k in tried if len(k) == len(best) + 1), key=tried.get)
     return Found(tuple(grid[i] for i in best), best, at(best), tried)
 
 # %% ../nbs/06_sample.ipynb #5c0ec74d
 def known_levels(
-    model: Callable,  # a `Consistency`, as `load` returns it
-) -> dict:            # steps -> levels
+    model: Consistency,  # as `load` returns it
+) -> dict:  # steps -> levels
     "The levels that are known to suit a model, for each number of steps."
-    return {1: (model.T,)} | {int(n): tuple(v) for n, v in getattr(model, 'facts', {}).get('levels', {}).items()}
+    searched = getattr(model, 'facts', {}).get('levels', {})
+    return {1: (model.T,)} | {int(n): tuple(v) for n, v in searched.items()}
 
 # %% ../nbs/06_sample.ipynb #43db7b13
+def _model(model):
+    "A rule: a wrapped network."
+    if not isinstance(model, Denoiser):
+        raise ValueError(f'model is {type(model).__name__}: pass a Consistency or a Denoiser, such as load returns')
+
+# %% ../nbs/06_sample.ipynb #7cbf9d12
+@limits(model=_model, steps=whole(1, 10_000), T=number(above=0, most=1e6))
 def sampler(
-    model: Callable,  # `Consistency` or `Denoiser` around a network with a `spec`
-    steps: int = 1,   # calls of a consistency function; Heun steps, at least 2, of a denoiser (2 steps - 1 calls)
+    model: Denoiser,  # `Consistency` or `Denoiser` around a network with a `spec`
+    steps: int = 1,  # calls of a consistency function; Heun steps, at least 2, of a denoiser (2 steps - 1 calls)
     levels: Sequence[float] | None = None,  # of a consistency function; None: the ones known for `steps`
-    T: float = 80.,   # largest level of a denoiser; a consistency function has its own
+    T: float = 80.,  # largest level of a denoiser; a consistency function has its own
     label: Callable | None = None,  # seed -> class; None: the classes in turn
-) -> Callable:        # (noise at level T, seeds) -> images in [-1, 1]
+) -> Callable:  # (noise at level T, seeds) -> images in [-1, 1]
     "How to draw from a model. ValueError if it has no levels for that many steps."
-    if not isinstance(getattr(model, 'net', None), torch.nn.Module): raise ValueError(f'model is {type(model).__name__}: pass a Consistency or a Denoiser, such as load returns')
-    check_numbers(whole=True, least=1, most=10_000, steps=steps); check_numbers(above=0, most=1e6, T=T)
-    classes = model.net.spec.get('num_classes')
-    if levels and not hasattr(model, 'eps'): raise ValueError('this model is a denoiser: levels= are for a consistency function')
-    if not hasattr(model, 'eps'): return lambda x, s: edm_sample(labelled(model, s, classes, label), x, n=max(steps, 2), T=T).clamp(-1, 1)
+    def f(seeds): return labelled(model, seeds, model.net.spec.get('num_classes'), label)
+    if not isinstance(model, Consistency):
+        if levels: raise ValueError('this model is a denoiser: levels= are for a consistency function')
+        return lambda x, seeds: edm_sample(f(seeds), x, n=max(steps, 2), T=T).clamp(-1, 1)
     known = known_levels(model)
     if levels is None and steps not in known:
-        raise ValueError(f"no levels are known for {steps} steps of this model: pass levels=, such as ({model.T:g}, 0.6), or choose steps from {', '.join(map(str, known))}")
+        raise ValueError(f"no levels are known for {steps} steps of this model: pass levels=, such as "
+                         f"({model.T:g}, 0.6), or choose steps from {', '.join(map(str, known))}")
     levels = check_levels(known[steps] if levels is None else levels, model.eps, model.T)
-    return lambda x, s: multistep(labelled(model, s, classes, label), x, levels, model.eps, seeds=s, T=model.T)
+    return lambda x, seeds: multistep(f(seeds), x, levels, model.eps, seeds=seeds)
 
 # %% ../nbs/06_sample.ipynb #a0ba294c
 def class_indices(
-    model: Callable,  # as for `sampler`
+    model: Denoiser,  # as for `sampler`
     y: int | str | Sequence,  # an index, a name from the model's `facts`, or several of them
-) -> list:            # of int
+) -> list:  # of int
     "The classes that are meant. ValueError for one that the model does not know."
     count, names = model.net.spec.get('num_classes') or 0, list(getattr(model, 'facts', {}).get('classes', ()))
     if not count: raise ValueError('this model knows no classes: leave y out')
-    def index(v):
-        if isinstance(v, str) and v in names: return names.index(v)
-        if isinstance(v, Integral) and 0 <= v < count: return int(v)
+    chosen = [y] if isinstance(y, (str, Integral)) else list(y)
+    if not chosen: raise ValueError('y is empty: give at least one class, or leave it out')
+    for v in chosen:
+        if v in names or isinstance(v, Integral) and 0 <= v < count: continue
         valid = ', '.join(names) if names else 'whole numbers'
         raise ValueError(f'no class {v!r}: valid ones are {valid}, or an index from 0 to {count - 1}')
-    chosen = [index(v) for v in ([y] if isinstance(y, (str, Integral)) else y)]
-    if not chosen: raise ValueError('y is empty: give at least one class, or leave it out')
-    return chosen
+    return [names.index(v) if v in names else int(v) for v in chosen]
 
+# %% ../nbs/06_sample.ipynb #eea429ce
 def of_class(
-    model: Callable,          # as for `sampler`
+    model: Denoiser,  # as for `sampler`
     y: int | str | Sequence,  # a class, or one for each image; a batch of several times as many images repeats them
-) -> Callable:                # (x, t) -> images
+) -> Callable:  # (x, t) -> images
     "A model that is asked for certain classes: what solvers and editing call."
-    chosen = torch.tensor(class_indices(model, y))
+    chosen = torch.tensor(class_indices(model, y), dtype=torch.long, device='cpu')
     return lambda x, t: model(x, t, chosen.repeat(len(x) // len(chosen)).to(x.device))
 
 # %% ../nbs/06_sample.ipynb #75defa77
+@limits(model=_model, n=whole(1, 2**24), seed=whole(0, 2**31))
 def draw(
-    model: Callable,   # as for `sampler`; a model of `load` has this function as its method `sample`
-    n: int = 16,       # images
-    steps: int = 1,    # as for `sampler`
-    seed: int = 0,     # of the first image; image i depends on seed + i and its class alone
+    model: Denoiser,  # as for `sampler`
+    n: int = 16,  # images
+    steps: int = 1,  # as for `sampler`
+    seed: int = 0,  # of the first image; image i depends on seed + i and its class alone
     levels: Sequence[float] | None = None,  # as for `sampler`
-    batch: int = 50,   # images at a time
+    batch: int = 50,  # images at a time
     shape: tuple | None = None,  # (C, H, W); None: what the model knows of its images
-    y: int | str | Sequence | None = None,  # class, or several that the images take in turn; None: all classes in turn, image i is of class (seed + i) % classes
-) -> Tensor:           # (n, C, H, W) in [-1, 1], on the CPU
-    "Images from a model that knows its size and its levels."
-    check_numbers(whole=True, least=1, most=2**24, n=n); check_numbers(whole=True, least=0, most=2**31, seed=seed)
+    y: int | str | Sequence | None = None,  # class, or several in turn; None: image i is of class (seed + i) % classes
+) -> Tensor:  # (n, C, H, W) in [-1, 1], on the CPU
+    "Images from a model that knows its size and its levels: `model.sample(n, steps)`."
     chosen = None if y is None else class_indices(model, y)
     make = sampler(model, steps, levels, label=chosen and (lambda s: chosen[(s - seed) % len(chosen)]))
     size = getattr(model, 'facts', {}).get('image_size') or model.net.spec.get('image_size')
-    if shape is None and not size: raise ValueError('neither the model nor its network knows the size of its images: pass shape=(C, H, W)')
+    if shape is None and not size:
+        raise ValueError('neither the model nor its network knows the size of its images: pass shape=(C, H, W)')
     if shape is None: shape = (model.net.spec.get('in_channels', 3), size, size)
-    return generate(make, range(seed, seed + n), shape, getattr(model, 'T', 80.), batch, next(model.net.parameters()).device)
+    device = next(model.net.parameters()).device
+    return generate(make, range(seed, seed + n), shape, getattr(model, 'T', 80.), batch, device)
+
+Denoiser.sample = draw

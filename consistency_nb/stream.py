@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from .core import check_numbers, find_device, per_sample_noise
 from .grid import karras_grid
-from .solvers import edm_sample, euler_step, solve
+from .solvers import Churn, edm_sample, euler_step, solve
 from .sample import check_levels, generate, labelled, sampler
 from .data import to_bytes
 from .files import check_folder, checksum, read_state, write_state
@@ -150,7 +150,7 @@ def drawer(
     model = lambda s: labelled(f, s, f.net.spec.get('num_classes'))
     if job.way == 'euler': return lambda x, s: solve(model(s), x, torch.cat([karras_grid(job.steps, dtype=torch.float64).flip(0), torch.zeros(1)]), euler_step)
     noise = lambda x, s: torch.stack([per_sample_noise(s, x.shape[1:], draw=i) for i in range(1, job.steps + 1)])
-    return lambda x, s: edm_sample(model(s), x, job.steps, noise=noise(x, s), **CHURN)
+    return lambda x, s: edm_sample(model(s), x, job.steps, churn=Churn(**CHURN, noise=noise(x, s)))
 
 # %% ../nbs/20b_stream.ipynb #45e650d2
 def describe(

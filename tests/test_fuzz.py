@@ -78,17 +78,17 @@ def road(tmp) -> dict:
             components=Row(data=Own(M), x=u, t=t), log_odds=Row(data=Own(L), x=w, t=t), same_odds=Row(data=Own(L), x=w, t=t, s=s)),
         'pfode': dict(add_noise=Row(x0=x, t=t, z=z), denoised_to_score=Row(x=x, t=t, denoised=z), score_to_denoised=Row(x=x, t=t, score=z), slope=Row(x=x, t=t, denoised=z)),
         'grid': dict(
-            check_grid=Row(grid=g, ok='grid.batch'), check_law=Row(mean=-1., std=1., ok='mean.zero mean.negative'),
-            karras_level=Row(u=g/80, eps=.002, T=80., rho=7., ok='u.rank u.batch'), karras_grid=Row(N=18, eps=.002, T=80., rho=7.),
-            levels_from_indices=Row(ts=(0, 22, 39), N=40, eps=.002, T=80., rho=7.), indices_from_levels=Row(levels=(80., 1.), N=40, eps=.002, T=80., rho=7.),
+            check_grid=Row(grid=g, ok='grid.batch'),
+            karras_level=part(u=g/80, eps=.002, T=80., rho=7.), karras_grid=Row(N=18, eps=.002, T=80., rho=7.),
+            levels_from_indices=Row(ts=(0, 22, 39), N=40, eps=.002, T=80., rho=7.),
             uniform_n=Row(B=4, N=18, ok='B.zero N.huge'), between_n=Row(B=4, N=18, ok='B.zero N.huge'), lognormal_probs=Row(grid=g, mean=-1.1, std=2., ok='mean.zero mean.negative grid.batch'),
             lognormal_n=Row(B=4, grid=g, mean=-1.1, std=2., ok='B.zero mean.zero mean.negative'), lognormal_t=Row(B=4, mean=-1.2, std=1.2, ok='B.zero mean.zero mean.negative std.zero')),
         'solvers': dict(
             euler_step=Row(x=x, t=t, s=s, denoise=D), heun_step=Row(x=x, t=t, s=s, denoise=D), solve=Row(denoise=D, x=x, ts=g.flip(0), step=solvers.euler_step, ok='x.rank x.batch'),
-            edm_sample_ode=Row(denoise=D, x=x, n=3, eps=.002, T=80., rho=7., ok='x.rank x.batch'), churned=Row(x=x, t=2., gamma=.1, z=z, s_noise=1., ok='t.huge gamma.huge gamma.zero s_noise.zero s_noise.negative s_noise.huge'),
-            substeps=Row(step=solvers.euler_step, m=2, rho=7., ok='m.huge'),
-            edm_sample=Row(denoise=D, x=x, n=3, eps=.002, T=80., rho=7., churn=1., s_min=0., s_max=50., s_noise=1., noise=torch.zeros(3, *x.shape),
-                           ok='n.zero churn.zero churn.huge s_min.zero s_max.zero s_max.inf s_max.huge s_noise.zero s_noise.huge')),
+            edm_sample_ode=Row(denoise=D, x=x, n=3, eps=.002, T=80., rho=7., ok='x.rank x.batch'), churned=Row(x=x, t=Own(2.), gamma=Own(.1), z=z, s_noise=Own(1.)),
+            substeps=Row(step=Own(solvers.euler_step), m=2, rho=7., ok='m.huge'),
+            edm_sample=[Row(denoise=D, x=x, n=3, eps=.002, T=80., rho=7., churn=1., ok='x.rank x.batch churn.zero churn.huge'), part(denoise=D, x=x, n=3, churn=solvers.Churn(1., noise=torch.zeros(3, *x.shape)))],
+            Churn=[Row(churn=1., s_min=0., s_max=50., s_noise=1., ok='churn.zero churn.huge s_min.zero s_max.zero s_max.inf s_max.huge s_noise.zero s_noise.huge'), part(solvers.Churn().z, i=0, x=x)]),
         'distances': dict(difference=Row(a=x, b=z), l1=Row(a=x, b=z), l2=Row(a=x, b=z), pseudo_huber=Row(a=x, b=z, c=.1, ok='c.zero c.huge'),
                           LPIPS=[Row(net='squeeze', size=64, weights=Own(None), pnet_rand=Own(True), pool='max', ok='size.none'), Row(distances.LPIPS('squeeze', 32, pnet_rand=True), a=x, b=z)]),
         'schedules': dict(
@@ -191,11 +191,11 @@ def models(tmp) -> dict:
     lv, edits = (80., 1.), 'eps.zero'
     return {
         'precond': dict(
-            edm_scalings=Row(t=t, sigma_data=.5, ok='t.rank t.batch'), cm_scalings=Row(t=t, sigma_data=.5, eps=.002, ok='t.rank t.batch eps.zero'),
+            edm_scalings=part(t=t, sigma_data=.5), cm_scalings=part(t=t, sigma_data=.5, eps=.002),
             Denoiser=[Row(net=net, sigma_data=.5), Row(D, x=x, t=t)], Consistency=[Row(net=net, sigma_data=.5, eps=.002, T=80.), Row(f, x=x, t=t)]),
         'sample': dict(
-            start=Row(seeds=(1, 2), shape=(3, 8, 8), T=80., ok='shape.empty'), onestep=Row(f=G, x=x, T=80., ok='x.rank x.batch'), check_levels=Row(levels=lv, eps=.002, T=80., ok='eps.zero'), multistep=Row(f=G, x=x, levels=lv, eps=.002, seeds=(1, 2), T=80., ok='x.rank eps.zero'),
-            generate=Row(draw=lambda x, s: x, seeds=(1, 2), shape=(3, 8, 8), T=80., batch=1, ok='shape.empty batch.huge'), labelled=Row(f=G, seeds=(1, 2), classes=3, ok='seeds.empty classes.none classes.zero'), class_indices=Row(model=Own(C), y=['a', 0], ok='y.text'), of_class=[Row(model=Own(C), y='a', ok=''), part(sample.of_class(C, 'a'), x=x, t=t)], Found=part(levels=lv, indices=(0, 1), score=1., tried={}),
+            start=Row(seeds=(1, 2), shape=(3, 8, 8), T=80., ok='shape.empty'), onestep=Row(f=G, x=x, T=80., ok='x.rank x.batch'), check_levels=Row(levels=lv, eps=.002, T=80., ok='eps.zero'), multistep=Row(f=G, x=x, levels=lv, eps=.002, seeds=(1, 2), ok='x.rank eps.zero'),
+            generate=Row(draw=lambda x, s: x, seeds=(1, 2), shape=(3, 8, 8), T=80., batch=1, ok='shape.empty batch.huge'), labelled=part(f=G, seeds=(1, 2), classes=3), class_indices=Row(model=Own(C), y=['a', 0], ok='y.text'), of_class=[Row(model=Own(C), y='a', ok=''), part(sample.of_class(C, 'a'), x=x, t=t)], Found=part(levels=lv, indices=(0, 1), score=1., tried={}),
             search_levels=Row(score=lambda levels: 1., N=8, steps=2, eps=.002, T=80., rho=7.), known_levels=part(model=f), sampler=Row(model=f, steps=1, levels=(80.,), T=80., ok='levels.none'),
             draw=Row(model=f, n=2, steps=1, seed=3, levels=(80.,), batch=2, shape=(3, 8, 8), ok='seed.zero levels.none batch.huge shape.empty')),
         'checkpoints': dict(
@@ -414,7 +414,7 @@ def test_any_number(data):
     from consistency_nb import core, ema, grid, schedules
     calls = [(schedules.steps, dict(k=3, K=10, s0=2, s1=150)), (schedules.mu, dict(N=4, s0=2, mu0=.9)), (schedules.ict_steps, dict(k=3, K=10, s0=10, s1=1280)), (schedules.pd_steps, dict(k=3, each=10, s0=16)),
              (schedules.pd_rate, dict(k=3, each=10, s0=16)), (schedules.growth, dict(k=3, K=10, hold=.2)), (ema.halflife_to_rate, dict(halflife_images=1e5, batch=8, seen=1e3, ramp=.05)),
-             (grid.karras_level, dict(u=torch.ones(1), eps=.002, T=80., rho=7.)), (grid.check_law, dict(mean=0., std=1.)), (core.mix_seed, dict(seed=3, draw=1))]
+             (grid.karras_grid, dict(N=18, eps=.002, T=80., rho=7.)), (lambda mean, std: grid.lognormal_t(4, None, mean, std), dict(mean=0., std=1.)), (core.mix_seed, dict(seed=3, draw=1))]
     call, args = data.draw(st.sampled_from(calls))
     bad = {data.draw(st.sampled_from([*args])): data.draw(ANY)}
     assert verdict(call, args | bad) in ('', 'result'), f'{call.__name__}({bad}): {verdict(call, args | bad)}'

@@ -20,7 +20,7 @@ from consistency_nb.losses import cd_loss, ct_loss, edm_loss, edm_weight, pd_los
 from consistency_nb.precond import Consistency, Denoiser
 from consistency_nb.sample import multistep, onestep
 from consistency_nb.schedules import mu_as_coded, steps
-from consistency_nb.solvers import edm_sample, edm_sample_ode, euler_step, solve
+from consistency_nb.solvers import Churn, edm_sample, edm_sample_ode, euler_step, solve
 from golden import FOLDER, golden, weights
 
 TINY = dict(image_size=16, model_channels=32, channel_mult=(1, 1), num_res_blocks=1, attention_resolutions=(8,), num_head_channels=16)   # of 02, 03, 07, 08
@@ -242,8 +242,8 @@ def test_edm_samplers(edm, dhariwal, y):
     x = edm['in.deterministic_18.latents'].double() * 80
     with torch.no_grad(): got = edm_sample_ode(lambda x, t: D(x, t, y[:1]), x)
     assert_close(got, edm['out.deterministic_18'], atol=2e-4, rtol=0)
-    got = edm_sample(lambda x, t: D(x, t, y[:1]), edm['in.stochastic_6.latents'].double() * 80, n=6, churn=10, s_min=0.05, s_max=50, s_noise=1.003,
-                     noise=edm['in.stochastic_6.noise'])
+    got = edm_sample(lambda x, t: D(x, t, y[:1]), edm['in.stochastic_6.latents'].double() * 80, n=6,
+                     churn=Churn(10., s_min=0.05, s_max=50., s_noise=1.003, noise=edm['in.stochastic_6.noise']))
     assert_close(got, edm['out.stochastic_6'], atol=2e-3, rtol=0)
 
 # ---- 02: losses
@@ -352,9 +352,9 @@ def chains(losses):
 
 CHURN = dict(churn=8., s_min=0.01, s_max=60., s_noise=1.002)
 SAMPLERS = {   # what we have of it, and the tolerance
-    'heun_8': (lambda g, x, D, f, clip: edm_sample(D, x, n=8, clamp=True), 7e-4),
+    'heun_8': (lambda g, x, D, f, clip: edm_sample(clip(D), x, n=8), 7e-4),
     'heun_8_noclip': (lambda g, x, D, f, clip: edm_sample(D, x, n=8), 7e-4),
-    'heun_churn_6': (lambda g, x, D, f, clip: edm_sample(D, x, n=6, clamp=True, noise=g['in.heun_churn_6.noise'], **CHURN), 6e-4),
+    'heun_churn_6': (lambda g, x, D, f, clip: edm_sample(clip(D), x, n=6, churn=Churn(**CHURN, noise=g['in.heun_churn_6.noise'])), 6e-4),
     'euler_8': (lambda g, x, D, f, clip: solve(clip(D), x, karras_grid(8).flip(0).tolist() + [0.], euler_step), 4e-4),
     'progdist_4': (lambda g, x, D, f, clip: solve(clip(D), x, karras_grid(5).flip(0), euler_step), 2e-4),
     'onestep': (lambda g, x, D, f, clip: onestep(clip(f), x), 3e-4),

@@ -15,7 +15,7 @@ from consistency_nb.ncsnpp import SongUNet, ddpmpp, flax_names, from_edm, from_f
 from consistency_nb.pfode import denoised_to_score
 from consistency_nb.precond import Consistency, Denoiser
 from consistency_nb.sample import onestep
-from consistency_nb.solvers import edm_sample, edm_sample_ode, euler_step, heun_step, solve
+from consistency_nb.solvers import Churn, edm_sample, edm_sample_ode, euler_step, heun_step, solve
 from golden import FOLDER, golden, weights
 
 EDM = {'05_edm_ncsnpp': partial(ncsnpp, model_channels=8, augment_dim=9, dropout=0.13),
@@ -85,12 +85,12 @@ def test_edm_loss_and_gradients(edm):
     assert_close(torch.stack([v.norm() for v in grads])[most], norms[most], atol=0, rtol=1e-3)
 
 @pytest.mark.parametrize('case, settings, atol', [
-    ('deterministic_18', dict(n=18), 2e-4), ('stochastic_6', dict(n=6, churn=10., s_min=0.05, s_max=50., s_noise=1.003), 2e-3)])
+    ('deterministic_18', dict(n=18), 2e-4), ('stochastic_6', dict(n=6, churn=dict(churn=10., s_min=0.05, s_max=50., s_noise=1.003)), 2e-3)])
 def test_edm_sampler(edm, case, settings, atol):
     g, net, y, _ = edm
-    noise = g.get(f'in.{case}.noise')
+    if 'churn' in settings: settings = settings | dict(churn=Churn(**settings['churn'], noise=g[f'in.{case}.noise']))
     denoise = lambda x, t: Denoiser(net)(x, t, None if y is None else y[:1])
-    x = edm_sample(denoise, 80*g[f'in.{case}.latents'].double(), noise=noise, **settings)
+    x = edm_sample(denoise, 80*g[f'in.{case}.latents'].double(), **settings)
     assert_close(x, g[f'out.{case}'], atol=atol, rtol=0)
 
 # ---- 06: openai/consistency_models_cifar10

@@ -5,7 +5,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from consistency_nb.grid import karras_grid, levels_from_indices
 from consistency_nb.oracle import Gaussian
-from consistency_nb.solvers import edm_sample, edm_sample_ode, euler_step, solve
+from consistency_nb.solvers import Churn, edm_sample, edm_sample_ode, euler_step, solve
 
 GOLDEN = Path(__file__).parent/'golden'
 MU = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64).reshape(3, 1, 1)
@@ -51,10 +51,14 @@ def test_boundary_scalings(scalings):
 # ---- 03: samplers of openai/consistency_models on Gaussian data, float32
 
 HEUN = {'heun_18': (dict(n=18), 2e-5), 'heun_40': (dict(n=40), 2e-5),
-        'heun_churn_18': (dict(n=18, churn=40., s_min=0.05, s_max=50., s_noise=1.003), 2e-5)}
+        'heun_churn_18': (dict(n=18, churn=dict(churn=40., s_min=0.05, s_max=50., s_noise=1.003)), 2e-5)}
 EULER = {'euler_18': (karras_grid(18).flip(0).tolist() + [0.], 1e-5),   # goes on to 0
          'progdist_1': (karras_grid(2).flip(0), 4e-4),                  # steps + 1 levels, ends at eps
          'progdist_4': (karras_grid(5).flip(0), 1e-5)}
+
+def stored(args, noise):
+    "The arguments of `edm_sample` with the stored draws in them."
+    return args | dict(churn=Churn(**args['churn'], noise=noise)) if 'churn' in args else args
 
 def check_chain(chains, case, got, rec, atol, calls):
     assert got.dtype == torch.float32
@@ -69,7 +73,7 @@ def check_chain(chains, case, got, rec, atol, calls):
 @pytest.mark.parametrize('case', HEUN)
 def test_heun(chains, case):
     (args, atol), rec = HEUN[case], Recorder(torch.float32)
-    x = edm_sample(rec, chains['in.x_T_unit']*80., noise=chains.get(f'in.{case}.noise'), callback=rec.callback, **args)
+    x = edm_sample(rec, chains['in.x_T_unit']*80., callback=rec.callback, **stored(args, chains.get(f'in.{case}.noise')))
     check_chain(chains, case, x, rec, atol, calls=2)
 
 @pytest.mark.parametrize('case', EULER)
@@ -90,14 +94,14 @@ def test_levels_of_published_indices(chains, case, N):
 # ---- 05: the sampler of NVlabs/edm on Gaussian data, float64
 
 EDM = {'deterministic_18': dict(n=18), 'deterministic_256': dict(n=256),
-       'stochastic_18': dict(n=18, churn=40., s_min=0.05, s_max=50., s_noise=1.003),
+       'stochastic_18': dict(n=18, churn=dict(churn=40., s_min=0.05, s_max=50., s_noise=1.003)),
        'limits_of_network': dict(n=10, eps=0.02, T=60.)}   # the network's own limits, narrower than 0.002 and 100
 
 @pytest.mark.parametrize('case', EDM)
 def test_edm_sampler(edm, case):
     args, rec = EDM[case], Recorder(torch.float64)
     x = edm[f'in.{case}.latents'].double()*args.get('T', 80.)
-    got = edm_sample(rec, x, noise=edm.get(f'in.{case}.noise'), **args)
+    got = edm_sample(rec, x, **stored(args, edm.get(f'in.{case}.noise')))
     assert got.dtype == torch.float64
     assert_close(got, edm[f'out.{case}'], atol=1e-9, rtol=1e-9)
     assert_close(torch.stack(rec.levels), edm[f'out.{case}.network_sigmas'], atol=1e-9, rtol=1e-9)
@@ -107,5 +111,6 @@ def test_edm_sampler(edm, case):
 def test_edm_sampler_feels_each_argument(edm, wrong):
     "A negative control: changing one argument of the stochastic case must show."
     x, D = edm['in.stochastic_18.latents'].double()*80., Gaussian(MU, 0.5).denoise
-    got = edm_sample(D, x, noise=edm['in.stochastic_18.noise'], **{**EDM['stochastic_18'], **wrong})
+    settings = dict(churn=EDM['stochastic_18']['churn'] | wrong)
+    got = edm_sample(D, x, n=18, **stored(settings, edm['in.stochastic_18.noise']))
     assert (got - edm['out.stochastic_18']).abs().max() > 1e-6

@@ -8,16 +8,6 @@ ROOT = Path(__file__).resolve().parent.parent
 LIB = ROOT/'consistency_nb'
 NUMBER = {m[2]: m[1] for p in (ROOT/'nbs').glob('*.ipynb') if (m := re.match(r'(\d+[a-z]?)_(\w+)$', p.stem))}
 MODULES = sorted(p for p in LIB.glob('*.py') if p.stem in NUMBER)
-MAY = {  # besides core, which all may import
-    'core': '', 'oracle': '', 'pfode': '', 'grid': '', 'solvers': 'pfode grid', 'precond': '', 'sample': 'grid solvers',
-    'distances': 'losses', 'schedules': '', 'losses': 'pfode grid solvers', 'continuous': 'pfode', 'ema': '', 'nets': '',
-    'ncsnpp': 'nets', 'adm': 'nets', 'folders': '', 'data': 'folders', 'presets': '', 'files': '',
-    'objective': 'pfode grid solvers precond schedules losses continuous presets', 'place': 'ema data presets',
-    'train': 'ema data presets objective place', 'files': 'train', 'watch': 'grid solvers sample data presets objective train files', 'parallel': 'ema place',
-    'processes': 'place files',
-    'foreign': '', 'checkpoints': 'precond sample nets ncsnpp adm foreign', 'cost': 'presets checkpoints',
-    'launch': 'solvers distances data presets objective place train files watch parallel processes checkpoints', 'edit': 'grid sample', 'evaluate': '',
-    'runs': 'folders data precond presets sample place train files watch checkpoints cost launch evaluate references',     'references': 'folders data files evaluate', 'stream': 'grid solvers sample data files checkpoints launch evaluate references', 'viz': ''}
 HEAVY = {'torchvision', 'matplotlib', 'accelerate', 'safetensors', 'lpips', 'nbdev', 'fastcore', 'IPython'}
 
 def imports(nodes):
@@ -44,13 +34,10 @@ def at_module_level(tree):
 
 def order(module): return int(re.match(r'\d+', NUMBER[module])[0]), NUMBER[module]
 
-def test_every_module_has_a_row(): assert MODULES and {p.stem for p in MODULES} <= MAY.keys()
-
 @pytest.mark.parametrize('path', MODULES, ids=lambda p: p.stem)
 def test_imports(path):
     tree, me = ast.parse(path.read_text(encoding='utf-8')), path.stem
     siblings = {name for top, name in imports(ast.walk(tree)) if top == '.'} - {'__version__'}
-    assert siblings <= {*MAY[me].split(), 'core'} - {me}, f'{me} may not import {siblings - {*MAY[me].split(), "core"}}'
     assert all(order(s) < order(me) for s in siblings), f'{me} imports a later notebook'
     outside = {top for top, _ in imports(at_module_level(tree))} - {'.'}
     if order(me)[0] < 15: assert not outside & HEAVY, f'{me} imports {outside & HEAVY}; import them where they are used'
