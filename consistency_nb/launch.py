@@ -269,7 +269,7 @@ def main(argv: list[str] | None = None):
     same = {n: o[n] for n in ('seed', 'accumulate', 'shard', 'compile', 'tracker') if n in o}
     run = fit(p, **made, out_dir=out, minutes=o.get('minutes') or None, device=device, on_log=pictures(p, made['data'].shape, out, acc.device), **same)
     model = averaged(run)
-    if acc.is_main_process and run.k == run.K: save(model, out/'model.safetensors', preset=p.name, image_size=p.image_size)
+    if acc.is_main_process and run.k == run.K: save(model, out/'model.safetensors', dict(preset=p.name, image_size=p.image_size))
     if dist.is_initialized(): dist.destroy_process_group()
 
 # %% ../nbs/18a_launch.ipynb #c7df7cec

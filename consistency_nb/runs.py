@@ -162,7 +162,8 @@ def keep(
 ):
     "Save the model of a run with what is known of it, before anything is measured."
     classes = dict(classes=list(data.classes)) if getattr(data, 'classes', ()) and b.p.net.get('num_classes') else {}
-    save(model, b.out/f'{name}.safetensors', half=True, preset=b.p.name, data=data.name, image_size=b.p.image_size, **classes, **facts)
+    known = dict(preset=b.p.name, data=data.name, image_size=b.p.image_size)
+    save(model, b.out/f'{name}.safetensors', known | classes | facts, half=True)
 
 def write_report(
     b: Begun,
