@@ -105,6 +105,8 @@ def read_square(
     return a.transpose(2, 0, 1) if channels == 3 else a[None]
 
 # %% ../nbs/14b_folders.ipynb #858af846
+ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.gif', '.bmp', '.tif', '.tiff')   # what passes for a picture file
+
 def read_picture(
     file: str | Path,
     size: int,          # side in pixels
@@ -115,16 +117,16 @@ def read_picture(
 
 def write_picture(
     x: Tensor,         # (1, C, H, W) in [-1, 1], C = 1 or 3
-    path: str | Path,  # its ending is the format; PNG keeps every byte
+    path: str | Path,  # ends in one of ENDINGS; PNG keeps every byte
 ):
     "A batch of one as a picture file."
     from PIL import Image
+    if Path(path).suffix.lower() not in ENDINGS or len(x) != 1:
+        raise ValueError(f'{len(x)} pictures for {str(path)!r}: pass a batch of one, and a name that ends in .png')
     image, = to_bytes(x)
     Image.fromarray(image.movedim(0, -1).squeeze(-1).numpy()).save(path)
 
 # %% ../nbs/14b_folders.ipynb #4b95ae07
-ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.gif', '.bmp', '.tif', '.tiff')
-
 def picture_files(
     folder: str | Path,  # searched with all folders below it, links included
 ) -> list[str]:          # paths relative to it, with /, sorted by folder and name

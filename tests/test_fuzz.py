@@ -141,7 +141,7 @@ def networks(tmp) -> dict:
 def files(tmp) -> dict:
     from PIL import Image
     from consistency_nb import cache, folders, presets, sets
-    tmp = tmp/'in'; (tmp/'zoo'/'a').mkdir(parents=True); (tmp/'zoo'/'b').mkdir()
+    out = tmp/'out'; out.mkdir(exist_ok=True); tmp = tmp/'in'; (tmp/'zoo'/'a').mkdir(parents=True); (tmp/'zoo'/'b').mkdir()
     pic = Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 10, 3), dtype=np.uint8))
     for n in 'a/1.png', 'b/2.png': pic.save(tmp/'zoo'/n)
     bytes_ = torch.zeros(4, 3, 8, 8, dtype=torch.uint8); np.save(tmp/'a.npy', bytes_.numpy()); np.savez(tmp/'a.npz', arr_0=bytes_.numpy())
@@ -153,7 +153,7 @@ def files(tmp) -> dict:
     return {
         'folders': dict(
             check_bytes=part(b=batch), as_floats=Row(b=batch, flip=flip, ok='flip.meta'), to_bytes=Row(x=batch.float(), ok='x.rank x.batch'), eight_bits=part(im=pic), upright=part(im=pic), middle=part(im=pic, w=4, h=4), square=part(im=pic, size=8),
-            check_channels=part(channels=3), read_square=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), read_picture=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), write_picture=Row(x=batch[:1].float(), path=tmp/'zoo2.png', ok='x.rank'),
+            check_channels=part(channels=3), read_square=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), read_picture=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), write_picture=Row(x=batch[:1].float(), path=out/'zoo.png'),
             picture_files=Row(folder=tmp/'zoo', ok='folder.empty folder.unknown'), class_labels=part(names=['a/1.png', 'b/2.png']), Files=part(folder=tmp/'zoo', names=['a/1.png'], size=8, channels=3),
             faults=part(pictures=folder.pictures), read_all=part(pictures=folder.pictures), fingerprint=part(folder=tmp/'zoo', names=['a/1.png']), check_set=part(count=2, labels=index, name='x'),
             Folder=[Row(pictures=Own(folder.pictures), labels=index, threads=1), Row(folder.batch, index=index, flip=Own(flip[:2]))]),
@@ -180,7 +180,7 @@ def files(tmp) -> dict:
 def models(tmp) -> dict:
     from consistency_nb import checkpoints as ck, cost, edit, formats as ft, nets, oracle, precond, presets, sample, adm, ncsnpp
     net = nets.UNet((8, 8), blocks=1, patch=1, attention=(), emb=8)
-    f, out = precond.Consistency(net), tmp/'out'; out.mkdir()
+    f, out = precond.Consistency(net), tmp/'out'; out.mkdir(exist_ok=True)
     f.facts = dict(image_size=8)
     C = precond.Consistency(nets.UNet((8, 8), blocks=1, patch=1, attention=(), emb=8, num_classes=2)); C.facts = dict(classes=['a', 'b'])
     x, t = torch.randn(2, 3, 8, 8, generator=gen()), torch.tensor([1., 2.])
