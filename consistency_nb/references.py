@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from .core import check_numbers
-from .folders import Files, Folder, Records, channels_first, fingerprint
+from .folders import Files, Folder, fingerprint
+from .sets import Records, channels_first
 from .data import Images, cache_folder, digest, to_bytes, write_whole
 from .files import read_state, write_state
 from .evaluate import Statistics, check_images, evaluate, extract, extractor_name, favourites, frechet_distance, nearest, statistics

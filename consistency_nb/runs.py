@@ -180,7 +180,7 @@ def keep(
     "Save the model of a run with what is known of it, before anything is measured."
     if getattr(data, 'classes', ()) and b.p.net.get('num_classes'): facts['classes'] = list(data.classes)
     facts |= dict(preset=b.p.name, data=data.name, image_size=b.p.image_size)
-    save(model, b.out/f'{name}.safetensors', half=True, **facts)
+    save(model, b.out/f'{name}.safetensors', facts, half=True)
 
 # %% ../nbs/21b_runs.ipynb #e780d258
 def write_report(

@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 from .grid import karras_grid
 from .solvers import edm_sample, euler_step, solve
 from .sample import labelled, onestep, start
-from .data import to_bytes, write_whole
+from .cache import write_whole
+from .data import to_bytes
 from .files import CHECKPOINT, what_remains
 from .objective import levels_at, lr_at, mu_at
 from .presets import Preset

@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 pytest.importorskip('msgpack')
-from consistency_nb import adm, checkpoints, ncsnpp
+from consistency_nb import adm, checkpoints, exchange, ncsnpp
 from consistency_nb.checkpoints import (OPENAI, blank, load, load_edm, load_jcm, load_openai, make_net, push_to_hub, save, save_pretrained,
                                         to_diffusers, to_onnx)
 from consistency_nb.grid import levels_from_indices
@@ -123,7 +123,7 @@ def test_edm_sigma_data_of_the_file(tmp_path):
     m.sigma_data = 0.7
     D = load(write_edm(tmp_path/'a.pkl', ema=m))
     assert D.sigma_data == 0.7 and D.facts['class_name'] == 'EDMPrecond'
-    save(D, tmp_path/'a.safetensors', note='mine')
+    save(D, tmp_path/'a.safetensors', dict(note='mine'))
     E, x = load(tmp_path/'a.safetensors'), torch.randn(1, 3, 32, 32)
     assert E.facts == D.facts | {'note': 'mine'}
     assert_close(E(x, 1.), D(x, 1.))
@@ -286,13 +286,13 @@ def test_onnx(tmp_path, name):
         assert_close(torch.from_numpy(out), want, atol=1e-4 * want.abs().max().item(), rtol=0)
     net.conv_out.bias.data += 1   # not the model that was written
     args = dict(x=x, t=t) | (dict(y=y) if classes else {})
-    with pytest.raises(ValueError, match='a.onnx differs from the model by'): checkpoints.check_onnx(f, tmp_path/'a.onnx', args, 1e-4)
+    with pytest.raises(ValueError, match='a.onnx differs from the model by'): exchange.onnx_gap(f, tmp_path/'a.onnx', args, 1e-4)
 
 # ---- folders, names and the hub
 
 def test_save_pretrained(tmp_path):
     f, x = Consistency(randomised(UNet(channels=(8,), blocks=1, attention=()))), torch.randn(2, 3, 8, 8)
-    save_pretrained(f, tmp_path/'m', preset='mine')
+    save_pretrained(f, tmp_path/'m', dict(preset='mine'))
     g = checkpoints.from_pretrained(tmp_path/'m')
     assert_close(g(x, 3.), f(x, 3.))
     assert g.facts == {'preset': 'mine'}
@@ -320,7 +320,7 @@ def test_hub_own(tmp_path, monkeypatch):
             for p in Path(folder_path).iterdir(): (tmp_path/p.name).write_bytes(p.read_bytes())
             return 'https://there/commit'
     hub(monkeypatch, HfApi=HfApi, snapshot_download=lambda repo_id, allow_patterns: str(tmp_path))
-    assert push_to_hub(f, 'me/model', private=True, token='t', preset='mine') == 'https://there/commit'
+    assert push_to_hub(f, 'me/model', dict(preset='mine'), private=True, token='t') == 'https://there/commit'
     assert done == ['t', ('me/model', True, True)] and {p.name for p in tmp_path.iterdir()} == {'model.safetensors', 'README.md'}
     assert "load('me/model')" in (tmp_path/'README.md').read_text() and 'library_name: consistency_nb' in (tmp_path/'README.md').read_text()
     g = load('me/model')

@@ -7,9 +7,11 @@ import pytest, torch
 from PIL import Image
 from torch.testing import assert_close
 from torchvision.datasets import CIFAR10
-from consistency_nb import data as D
+from consistency_nb import data as D, sets
+from consistency_nb.cache import digest
 from consistency_nb.data import Folder, Images, check_sigma_data, dataset, imagenet, measure_sigma_data, pictures, to_bytes
-from consistency_nb.folders import Files, class_labels, fingerprint, picture_files, read_arrays, read_square, square, upright
+from consistency_nb.folders import Files, class_labels, fingerprint, picture_files, read_square, square, upright
+from consistency_nb.sets import read_arrays
 
 RNG = np.random.default_rng(0)
 def noise(h, w, c=3): return RNG.integers(0, 256, (h, w, c), dtype=np.uint8)
@@ -165,7 +167,7 @@ def test_without_classes(tmp_path):
 def test_cache_knows_the_folder(zoo, tmp_path):
     kept = lambda: sorted((tmp_path/'cache').glob('*.safetensors'))
     first = dataset(zoo, size=16)
-    with patch.object(D, 'read_all', side_effect=AssertionError('prepared again')): assert torch.equal(dataset(zoo, size=16).images, first.images)
+    with patch.object(sets, 'read_all', side_effect=AssertionError('prepared again')): assert torch.equal(dataset(zoo, size=16).images, first.images)
     assert len(kept()) == 1
     write(zoo/'a'/'line.png', noise(16, 16))
     assert not torch.equal(dataset(zoo, size=16).images, first.images) and len(kept()) == 2
@@ -331,18 +333,18 @@ def test_imagenet_without_classes(tmp_path):
 
 def test_avatars_are_the_same_everywhere():
     "Weights were trained on these pictures: if a new version of the drawing packages draws otherwise, this says so."
-    assert D.digest(D.avatars(100).images) == '9541f2c20c50e9776a0feef0c59f38a0640dfbdc0b1c5e44e384f4abf5e64847'
-    assert D.digest(D.avatars(20, 64, 5).images) == 'e9dd9dd3b87b12e552b95a7140ec6f1cb95808f4c5c8335309dbbf03c16f7e93'
+    assert digest(D.avatars(100).images) == '9541f2c20c50e9776a0feef0c59f38a0640dfbdc0b1c5e44e384f4abf5e64847'
+    assert digest(D.avatars(20, 64, 5).images) == 'e9dd9dd3b87b12e552b95a7140ec6f1cb95808f4c5c8335309dbbf03c16f7e93'
 
 def test_avatars_by_several_processes(tmp_path, monkeypatch, capfd):
     "Order, cache and content do not depend on who draws; a process that dies ends the drawing with its own words."
     alone = D.avatars(1004, 8)
     monkeypatch.setattr(os, 'cpu_count', lambda: 3)
-    assert torch.equal(D.drawn(1004, 0, 8), alone.images) and 'drawing 1,004 avatars at 8 px, once' in capfd.readouterr().out
+    assert torch.equal(D.draw_avatars(1004, 0, 8), alone.images) and 'drawing 1,004 avatars at 8 px, once' in capfd.readouterr().out
     kept, = (tmp_path/'cache').glob('avatars-*-8-0-1004.safetensors')
     assert torch.equal(dataset('avatars8-1004').images, alone.images) and dataset('avatars8-1004').name == 'avatars8-1004' and alone.classes == D.STYLES
     monkeypatch.setattr(D, 'WORKER', 'raise SystemExit("no pencil")')
-    with pytest.raises(RuntimeError, match='the process that drew avatar 0 ended'): D.drawn(1004, 0, 8)
+    with pytest.raises(RuntimeError, match='the process that drew avatar 0 ended'): D.draw_avatars(1004, 0, 8)
     assert 'no pencil' in capfd.readouterr().err
 
 def test_no_run_trains_on_what_is_held_out():

@@ -232,7 +232,7 @@ def model_file(tmp_path, kind=Consistency, name='m', seed=0):
     torch.manual_seed(seed)
     net = UNet(channels=[8], blocks=1, patch=2, attention=[], emb=8)
     for p in net.parameters(): p.data.normal_(std=0.2)
-    save(kind(net, 0.5), tmp_path/f'{name}.safetensors', image_size=8)
+    save(kind(net, 0.5), tmp_path/f'{name}.safetensors', dict(image_size=8))
     return str(tmp_path/f'{name}.safetensors')
 
 def job(tmp_path, **more): return Job(**(dict(model=model_file(tmp_path), levels=(80., 1.), n=22, seed=100, features='efficientnet-lite0') | more))

@@ -144,44 +144,47 @@ def networks(tmp) -> dict:
 
 def files(tmp) -> dict:
     from PIL import Image
-    from consistency_nb import data, folders, foreign, presets
-    tmp = tmp/'in'; (tmp/'zoo'/'a').mkdir(parents=True); (tmp/'zoo'/'b').mkdir()
+    from consistency_nb import cache, folders, presets, sets
+    out = tmp/'out'; out.mkdir(exist_ok=True); tmp = tmp/'in'; (tmp/'zoo'/'a').mkdir(parents=True); (tmp/'zoo'/'b').mkdir()
     pic = Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 10, 3), dtype=np.uint8))
     for n in 'a/1.png', 'b/2.png': pic.save(tmp/'zoo'/n)
     bytes_ = torch.zeros(4, 3, 8, 8, dtype=torch.uint8); np.save(tmp/'a.npy', bytes_.numpy()); np.savez(tmp/'a.npz', arr_0=bytes_.numpy())
     torch.save({'a': torch.zeros(2)}, tmp/'a.pt')
     batch, flip, index = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([True, False, True, False]), torch.tensor([0, 1])
-    images, folder = data.Images(bytes_), folders.Folder(folders.Files(tmp/'zoo', ['a/1.png', 'b/2.png'], 8))
+    cache.write_tensors(tmp/'read.safetensors', {}, dict(a=torch.zeros(2)))
+    images, folder = sets.Images(bytes_), folders.Folder(folders.Files(tmp/'zoo', ['a/1.png', 'b/2.png'], 8))
     whole = presets.preset('avatars32_cd')
     return {
         'folders': dict(
-            as_floats=Row(b=batch, flip=flip, ok='flip.meta'), eight_bits=part(im=pic), upright=part(im=pic), middle=part(im=pic, w=4, h=4), square=part(im=pic, size=8), check_square=part(size=8, channels=3), check_labels=part(labels=index, count=2, name='x'),
-            picture_files=Row(folder=tmp/'zoo', ok='folder.empty folder.unknown'), class_labels=part(names=['a/1.png', 'b/2.png']), read_square=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3),
-            Files=[Row(folder=Own(tmp/'zoo'), names=Own(['a/1.png']), size=8, channels=3), Row(folders.Files(tmp/'zoo', ['a/1.png'], 8).__getitem__, i=Own(0))],
-            open_lmdb=part(lambda folder: None, folder=tmp), Records=part(lambda folder: None, folder=tmp), channels_first=Row(a=bytes_.numpy(), name=Own('x'), ok='a.empty'), read_arrays=Row(path=tmp/'a.npy'),
-            folder_ranks=part(lambda table: 0, table=tmp), downsampled=part(lambda files: None, files=[]),
-            faults=part(pictures=folder.pictures), read_all=part(pictures=folder.pictures), fingerprint=part(folder=tmp/'zoo', names=['a/1.png']),
-            Folder=[Row(pictures=Own(folder.pictures), labels=index, threads=1), Row(folder.batch, index=index, flip=flip[:2])]),
+            check_bytes=part(b=batch), as_floats=Row(b=batch, flip=flip, ok='flip.meta'), to_bytes=Row(x=batch.float(), ok='x.rank x.batch'), eight_bits=part(im=pic), upright=part(im=pic), middle=part(im=pic, w=4, h=4), square=part(im=pic, size=8),
+            check_channels=part(channels=3), read_square=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), read_picture=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), write_picture=Row(x=batch[:1].float(), path=out/'zoo.png'),
+            picture_files=Row(folder=tmp/'zoo', ok='folder.empty folder.unknown'), class_labels=part(names=['a/1.png', 'b/2.png']), Files=part(folder=tmp/'zoo', names=['a/1.png'], size=8, channels=3),
+            faults=part(pictures=folder.pictures), read_all=part(pictures=folder.pictures), fingerprint=part(folder=tmp/'zoo', names=['a/1.png']), check_set=part(count=2, labels=index, name='x'),
+            Folder=[Row(pictures=Own(folder.pictures), labels=index, threads=1), Row(folder.batch, index=index, flip=Own(flip[:2]))]),
+        'cache': dict(
+            sync_folder=part(folder=tmp), write_whole=part(path=tmp/'note.txt', write=lambda p: p.write_text('x')), checksum=part(facts='{}', tensors=dict(a=batch)), digest=part(x=batch), cache_folder=part(),
+            write_tensors=part(path=tmp/'t.safetensors', facts={}, tensors=dict(a=batch)), read_tensors=Row(path=tmp/'read.safetensors'), cached=part(path=tmp/'kept.safetensors', make=lambda: ({}, dict(a=batch)))),
+        'sets': dict(
+            Images=[Row(images=batch, labels=torch.arange(4), ok='labels.meta'), Row(images.batch, index=index, flip=Own(flip[:2]), ok='index.batch')],
+            open_lmdb=part(lambda folder: None, folder=tmp), Records=part(lambda folder: None, folder=tmp), cached_images=part(lambda name: None, name='x'), listed=part(folder=tmp/'zoo', size=8, channels=3),
+            pictures=Row(folder=tmp/'zoo', size=8, channels=3, memory=1., ok='memory.zero memory.huge'), channels_first=Row(a=bytes_.numpy(), name=Own('x'), ok='a.empty'), read_arrays=Row(path=tmp/'a.npy'),
+            arrays=Row(path=tmp/'a.npy', size=8, memory=1., ok='memory.zero memory.huge'), cifar10=Row(root=tmp/'cifar10', dry=True), folder_ranks=part(lambda table: 0, table=tmp), downsampled=part(lambda files: None, files=[]), imagenet=Row(folder=tmp/'imagenet', size=64, dry=True)),
         'data': dict(
-            Images=[Row(images=batch, labels=torch.arange(4), ok='labels.meta'), Row(images.batch, index=index, flip=flip[:2], ok='index.batch')],
-            to_bytes=Row(x=batch.float(), ok='x.rank x.batch'), cache_folder=part(), write_whole=part(lambda path: None, path=tmp), digest=part(x=batch), cached=part(path=tmp/'kept.safetensors', make=lambda: batch),
-            style=part(name='moods'), portrait=part(k=0, seed=1, size=8), drawn=part(n=2, first=0, size=8), avatars=Row(n=2, size=8, first=3, ok='n.huge first.zero'), held_out=Row(data=images, n=2, ok='n.huge'), pictures=Row(folder=tmp/'zoo', size=8, channels=3, memory=1., ok='memory.zero memory.huge'),
-            arrays=Row(path=tmp/'a.npy', size=8, memory=1., ok='memory.zero memory.huge'), cifar10=Row(root=tmp/'cifar10', dry=True),
-            imagenet=Row(folder=tmp/'imagenet', size=64, dry=True), place=part(name='cifar10', kind='cifar10', root=tmp),
-            by_path=part(path=tmp/'zoo', size=8, channels=3, memory=1.), dataset=Row(name=str(tmp/'zoo'), size=8, channels=3, memory=1., ok='memory.zero memory.huge'),
-            measure_sigma_data=Row(data=images, sample=4, ok='sample.huge'), check_sigma_data=Row(data=images, sigma_data=1., tolerance=.25, ok='tolerance.zero tolerance.huge sigma_data.huge')),
+            style=part(name='moods'), portrait=part(k=0, seed=1, size=8), draw_avatars=part(n=2, first=0, size=8), avatars=Row(n=2, size=8, first=3, ok='n.huge first.zero'), held_out=Row(data=images, n=2, ok='n.huge'),
+            place=part(name='cifar10', kind='cifar10', root=tmp), by_path=part(path=tmp/'zoo', size=8, channels=3, memory=1.), dataset=Row(name=str(tmp/'zoo'), size=8, channels=3, memory=1., ok='memory.zero memory.huge'),
+            check_data=part(data=images), pixel_moments=Row(data=images, sample=4, ok='sample.huge'), measure_sigma_data=Row(data=images, sample=4, ok='sample.huge'), check_sigma_data=Row(data=images, sigma_data=1., tolerance=.25, ok='tolerance.zero tolerance.huge sigma_data.huge')),
         'presets': dict(
             Preset=Row(**{f: Own(getattr(whole, f)) for f in whole.__dataclass_fields__}), need_preset=Row(p=whole), is_power_of_2=part(n=4), faults=part(p=whole), check_preset=part(p=whole), check_parameter=part(name='n', default=1, v=2), same_type=part(name='x', old=1, new=2), override=Row(preset=whole, lr=.1, ok='lr.huge'),
             preset=Row(name='avatars32_cd'), read_parameters=part(declared=dict(n=1), given=dict(n=2))),
         'foreign': dict(
-            wanted=part(e=ValueError('GLOBAL a.b')), Refused=part(name='a', what='b'), read_pt=Row(path=tmp/'a.pt'), Record=part(), Reader=part(lambda file: None, file=''), tensor=part(lambda r: 0, r=None),
-            state_of=part(lambda r: 0, r=None), gather=part(lambda r: 0, r=None), plain=part(v=1), facts_of=part(lambda r: 0, r=None), read_edm=Row(path=tmp/'edm.pkl', dry=True),
-            array=part(lambda unpack: 0, unpack=None), whole=part(d={}), read_flax=Row(path=tmp/'checkpoint_1', limit=9, dry=True))}
+            wanted=part(e=ValueError('GLOBAL a.b')), Refused=part(name='a', what='b'), one_sentence=part(name='a', what='b'), read_pt=Row(path=tmp/'a.pt'), Record=part(), Reader=part(lambda file: None, file=''), tensor=part(lambda r: 0, r=None),
+            state_of=part(lambda r: 0, r=None), gather=part(lambda r: 0, r=None), plain=part(v=1), settings_of=part(lambda r: 0, r=None), read_edm=Row(path=tmp/'edm.pkl', dry=True),
+            array=part(lambda unpack: 0, unpack=None), whole_array=part(d={}), read_flax=Row(path=tmp/'checkpoint_1', limit=9, dry=True))}
 
 def models(tmp) -> dict:
-    from consistency_nb import checkpoints as ck, cost, edit, nets, oracle, precond, presets, sample, adm, ncsnpp
+    from consistency_nb import checkpoints as ck, cost, edit, formats as ft, nets, oracle, precond, presets, sample, adm, ncsnpp
     net = nets.UNet((8, 8), blocks=1, patch=1, attention=(), emb=8)
-    f, out = precond.Consistency(net), tmp/'out'; out.mkdir()
+    f, out = precond.Consistency(net), tmp/'out'; out.mkdir(exist_ok=True)
     f.facts = dict(image_size=8)
     C = precond.Consistency(nets.UNet((8, 8), blocks=1, patch=1, attention=(), emb=8, num_classes=2)); C.facts = dict(classes=['a', 'b'])
     x, t = torch.randn(2, 3, 8, 8, generator=gen()), torch.tensor([1., 2.])
@@ -198,15 +201,16 @@ def models(tmp) -> dict:
             generate=Row(draw=lambda x, s: x, seeds=(1, 2), shape=(3, 8, 8), T=80., batch=1, ok='shape.empty batch.huge'), labelled=part(f=G, seeds=(1, 2), classes=3), class_indices=Row(model=Own(C), y=['a', 0], ok='y.text'), of_class=[Row(model=Own(C), y='a', ok=''), part(sample.of_class(C, 'a'), x=x, t=t)], Found=part(levels=lv, indices=(0, 1), score=1., tried={}),
             search_levels=Row(score=lambda levels: 1., N=8, steps=2, eps=.002, T=80., rho=7.), known_levels=part(model=f), sampler=Row(model=f, steps=1, levels=(80.,), T=80., ok='levels.none'),
             draw=Row(model=f, n=2, steps=1, seed=3, levels=(80.,), batch=2, shape=(3, 8, 8), ok='seed.zero levels.none batch.huge shape.empty')),
+        'formats': dict(
+            make_net=Row(spec=net.spec), blank=part(make=lambda: net), fill=part(net=net, state=net.state_dict()), place=part(model=f), known_facts=part(model=f), about=part(model=f), described=part(said=ft.about(f), net=net), publish=part(lambda net: 0, net=net),
+            openai_net=part(lambda tensors: 0, tensors={}), load_openai=Row(source=dict(a=t), dry=True), song_settings=part(t={}), edm_spec=part(lambda tensors: 0, tensors={}), load_edm=Row(source=dict(a=t), dry=True), load_jcm=Row(source=dict(a=t), net=Own(ncsnpp.SongUNet(**NET)), dry=True)),
+        'exchange': dict(
+            read_json=part(lambda path: 0, path=''), write_json=part(path=tmp/'in'/'x.json', d={}), from_diffusers=Row(path=tmp/'pipeline', dry=True), to_diffusers=Row(model=big, path=out/'pipeline', num_train_timesteps=40, ok='path.unknown path.empty num_train_timesteps.huge'),
+            optional=part(package='json', why='a test'), example_inputs=part(spec=net.spec, size=8, batch=2), onnx_gap=part(lambda model: 0, model=f), to_onnx=part(lambda model: 0, model=f)),   # half a minute; the notebook has its errors
         'checkpoints': dict(
-            from_pretrained=Row(name_or_path=str(tmp/'in'/'m.safetensors')), make_net=Row(spec=net.spec), blank=part(make=lambda: net), fill=part(net=net, state=net.state_dict()), place=part(model=f), about=part(model=f),
-            save=Row(model=f, path=out/'m.safetensors'), optional=part(package='json', why='a test'), fetch=part(lambda repo_id: 0, repo_id='a/b'), shipped=part(),
+            from_pretrained=Row(name_or_path=str(tmp/'in'/'m.safetensors')), as_json=part(said={}), save=Row(model=f, path=out/'m.safetensors', facts=dict(a=1), ok='facts.empty facts.unknown'), fetch=part(lambda repo_id: 0, repo_id='a/b'), shipped=part(),
             find=Row(name_or_path='avatars32-cd'), read=Row(path=tmp/'in'/'m.safetensors'), load_own=Row(path=tmp/'in'/'m.safetensors'), load=Row(name_or_path=str(tmp/'in'/'m.safetensors'), device='cpu', ok='device.empty'),
-            save_pretrained=Row(model=f, folder=out/'folder', ok='folder.unknown folder.empty'), push_to_hub=part(lambda model: 0, model=f), publish=part(lambda net: 0, net=net), openai_net=part(lambda tensors: 0, tensors={}),
-            load_openai=Row(source=dict(a=t), dry=True), edm_spec=part(lambda tensors: 0, tensors={}), load_edm=Row(source=dict(a=t), dry=True), load_jcm=Row(source=dict(a=t), net=Own(ncsnpp.SongUNet(**NET)), dry=True), described=part(lambda path: 0, path=''),
-            from_diffusers=Row(path=tmp/'pipeline', dry=True), to_diffusers=Row(model=big, path=out/'pipeline', num_train_timesteps=40, ok='path.unknown path.empty num_train_timesteps.huge'),
-            to_onnx=part(lambda model: 0, model=f),   # half a minute; the notebook has its errors
-            check_onnx=part(lambda model: 0, model=f)),
+            save_pretrained=Row(model=f, folder=out/'folder', ok='folder.unknown folder.empty'), push_to_hub=part(lambda model: 0, model=f)),
         'cost': dict(
             forward_cost=part(lambda net: 0, net=net), passes=part(p=p), lpips_flops=part(lambda: 0), copies=part(p=p), images_per_device=part(p=p),
             matmul_rate=Row(device='cpu', size=16, seconds=.01), Cost=part(lambda: 0), estimate=Row(p=p, flops_per_s=1e12, share=.4, channels=3, ok='flops_per_s.huge')),
@@ -468,8 +472,8 @@ def test_a_command_line(words, said, tmp_path, monkeypatch, capsys):
     assert said in f'{e.value} {capsys.readouterr().err}' and not list(tmp_path.rglob('*'))
 
 def test_networks_have_one_list():
-    from consistency_nb import checkpoints, presets
-    assert tuple(checkpoints.NETS) == presets.NETWORKS
+    from consistency_nb import formats, presets
+    assert tuple(formats.NETS) == presets.NETWORKS
 
 RUNS = sorted(p for p in (LIB.parent/'nbs').glob('*.ipynb') if p.name[0].isalpha() and p.stem != 'index')
 
