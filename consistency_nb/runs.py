@@ -20,12 +20,13 @@ from .core import check_numbers
 from .checkpoints import save
 from .cost import estimate, passes
 from .data import Images, held_out, to_bytes
-from .evaluate import class_rate, evaluate, extract
+from .evaluate import class_rate, evaluate, floor
+from .features import extract
 from .folders import Folder, as_floats
 from .launch import fit_in_processes, ingredients, pictures
 from .precond import Denoiser
 from .presets import Preset, override, preset as find_preset, read_parameters
-from .references import floor, reference
+from .references import reference
 from .sample import generate, sampler, start
 from .train import Run, run_folder
 
@@ -139,7 +140,7 @@ def measure(
     fresh = held_out(data)
     ref, classes = reference(fresh, device=b.device), b.p.net.get('num_classes')
     labels, y = fresh.labels if classes else None, torch.arange(b.samples) % (classes or 1)
-    if fresh.name == data.name: real = dict(fd=floor(ref, min(b.samples, len(fresh) // 2)))
+    if fresh.name == data.name: real = dict(fd=floor(ref.layers, min(b.samples, len(fresh) // 2)))
     else:
         index = torch.arange(min(b.samples, len(data)))
         real = look_at(torch.cat([to_bytes(data.batch(i)) for i in index.split(500)]), None if data.labels is None else data.labels.cpu()[index], ref, labels)
