@@ -198,17 +198,17 @@ def nearest(
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 # %% ../nbs/20_evaluate.ipynb #d4400157
-@limits(share=number(least=0, most=1), most=whole(2))
+@limits(share=number(least=0, most=1), asked=whole(2))
 def closeness(
     samples: Tensor | dict,  # images or features, as in `nearest`
     train: Tensor | dict,  # the training set
     share: float = 0.5,  # s: of training pictures that have another one closer than the line q
-    most: int = 5000,  # training pictures that are asked for their nearest other one: the first
+    asked: int = 5000,  # training pictures whose nearest other one is looked for: the first
     features: str = 'efficientnet-lite0',  # as in `extract`
 ) -> tuple[dict, Tensor, Tensor]:  # numbers; (N,) distances and (N,) indices of the nearest training pictures
     "How close samples come to training pictures, beside how close these come to each other."
     d, i = (v[:, 0] for v in nearest(samples, train, 1, features))
-    some = {k: v[:most] for k, v in train.items()} if isinstance(train, dict) else train[:most]
+    some = {k: v[:asked] for k, v in train.items()} if isinstance(train, dict) else train[:asked]
     own = nearest(some, train, 2, features)[0][:, 1]
     line = own.quantile(share)
     numbers = dict(median=d.median(), median_of_data=own.median(), line=line, closer=(d < line).double().mean(),

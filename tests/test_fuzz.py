@@ -184,7 +184,7 @@ def models(tmp) -> dict:
     ck.save(f, tmp/'in'/'m.safetensors')
     big, G = precond.Consistency(adm.ADMUNet(**ADM)), oracle.Gaussian().consistency
     p, D = presets.preset('avatars32_cd'), precond.Denoiser(net)
-    lv, edits = (80., 1.), 'eps.zero'
+    lv, edits = (80., 1.), 'eps.zero x.none seeds.none'
     return {
         'precond': dict(
             edm_scalings=Row(t=t, sigma_data=.5, ok='t.rank t.batch'), cm_scalings=Row(t=t, sigma_data=.5, eps=.002, ok='t.rank t.batch eps.zero'),
@@ -297,7 +297,7 @@ def measured(tmp) -> dict:
             feature_rows=Row(v=v, ok='v.batch'), both=part(a=v, b=w), as_features=[Row(x=pics, features=lite, what=Own('images'), ok='x.batch'), Row(x=v, features=lite, ok='x.batch')],
             pick=part(x=dict(pool=v)), statistics=Row(batches=[v, w]), frechet_distance=Row(a=v, b=w, ok='a.batch b.batch'), precision_recall=Row(a=v, b=w, ok='a.batch b.batch'), kernel_distance=Row(a=v, b=w, seed=1, ok='a.batch b.batch seed.zero'), class_score=Row(logits=v, seed=1, ok='logits.batch seed.zero'),
             evaluate=[Row(images=v, reference=w, metrics=('fid', 'kid', 'pr'), features=lite, seed=1, ok='images.batch reference.batch seed.zero'), Row(images=pics, reference=Own(fe.extract(pics, **look)), metrics='fid', features=lite, ok='images.batch')],
-            floor=Row(features=v, n=4, seed=1, ok='features.batch seed.negative seed.zero seed.huge'), closeness=Row(samples=v, train=w, share=.5, most=9, features=lite, ok='samples.batch train.batch share.zero most.huge'),
+            floor=Row(features=v, n=4, seed=1, ok='features.batch seed.negative seed.zero seed.huge'), closeness=Row(samples=v, train=w, share=.5, asked=9, features=lite, ok='samples.batch train.batch share.zero asked.huge'),
             nearest=Row(images=v, train=w, k=2, features=lite, ok='images.batch train.batch'), class_rate=Row(images=v, y=torch.arange(12) % 2, reference=w, labels=torch.arange(12) % 2, features=lite, ok='y.large labels.large')),
         'references': dict(
             Seen=part(about={}, statistics=seen.statistics), keep_rows=part(portions=[dict(pool=v)], keep=3), summarize=Row(batches=[pics], **look, keep=3, ok='device.empty keep.zero keep.huge'), remembered=part(lambda path: None, path=tmp), identity=part(data=images), picked=Row(total=10, n=4, seed=0, keep=3, ok='keep.huge seed.negative seed.huge'),
