@@ -88,6 +88,7 @@ class Cost:
     device_hours = property(lambda self: self.p.iterations * self.p.batch / self.images_per_s / 3600)
     def __str__(self): return _bill(self)
 
+# %% ../nbs/21a_cost.ipynb #b097d353
 def _bill(c: Cost) -> str:
     "A cost in six lines."
     p, n = c.p, images_per_device(c.p)
@@ -108,6 +109,7 @@ def _is_preset(p):
     if isinstance(p, Preset): return
     raise ValueError(f'p is {type(p).__name__}: pass a Preset, such as preset("cifar10_cd")')
 
+# %% ../nbs/21a_cost.ipynb #d8ccc558
 @limits(p=_is_preset, flops_per_s=number(above=0), share=number(above=0, most=1), channels=whole(1, 1024))
 def estimate(
     p: Preset,

@@ -101,6 +101,7 @@ def _mask_fits(given: dict):
         raise ValueError(f"mask has shape {tuple(mask.shape)}, which does not broadcast to y, {tuple(y.shape)}: "
                          "pass (H, W), or (B, 1, H, W)")
 
+# %% ../nbs/19_edit.ipynb #86bd7b72
 @limits(_mask_fits, y=check_batch)
 def inpaint(
     f: Callable,  # consistency function (x, t) -> image
@@ -203,6 +204,7 @@ def _level_within(given: dict):
         raise ValueError(f"the noise level t must lie in [{eps}, {T}]: "
                          "give the standard deviation of the noise, for images in [-1, 1]")
 
+# %% ../nbs/19_edit.ipynb #836df522
 @limits(_level_within, eps=number(above=0), T=number(above=0))
 @torch.no_grad()
 def denoise(

@@ -26,6 +26,7 @@ class Statistics(NamedTuple):
     n: int | None = None  # samples; None: not known
     shape = property(lambda self: (self.n, len(self.mu)))
 
+# %% ../nbs/20_evaluate.ipynb #580388f3
 def feature_rows(
     v: Tensor | Statistics,  # (N, D) features; statistics pass
     least: int = 1,  # fewest samples that make sense
@@ -66,6 +67,7 @@ def both(
     raise ValueError(f'the {what} have {a.shape[1]} features and {other} {b.shape[1]}: '
                      'extract both with the same features=')
 
+# %% ../nbs/20_evaluate.ipynb #3f80f4e0
 def frechet_distance(
     a: Tensor | Statistics,  # (N, D) features of the samples, N >= 2, or their statistics
     b: Tensor | Statistics,  # (M, D) features of the reference, M >= 2, or their statistics
@@ -124,6 +126,7 @@ def as_features(
     byte_images()(**{what: x})
     return extract(x, features)
 
+# %% ../nbs/20_evaluate.ipynb #cc106b6e
 def pick(
     x: dict | Statistics,  # layer -> (N, D)
     layer: str | None = None,  # the one that is needed; None: the first
@@ -149,6 +152,7 @@ def _metrics_fit(given):
 
 def _names(metrics): return (metrics,) if isinstance(metrics, str) else tuple(metrics)
 
+# %% ../nbs/20_evaluate.ipynb #7dcbde18
 @limits(_metrics_fit, features=extractor_name, seed=check_seed)
 def evaluate(
     images: Tensor | dict | Statistics,  # the samples: (N, 3, H, W) uint8, features, or for 'fid' alone `Statistics`

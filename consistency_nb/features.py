@@ -78,6 +78,7 @@ def extractor_name(
     if name in EXTRACTORS: return name
     raise ValueError(f"unknown features={features!r}: use one of {', '.join(['inception', *sorted(EXTRACTORS)])}")
 
+# %% ../nbs/19a_features.ipynb #3c99f7b1
 def default_layer(
     features: str,  # as for `extractor_name`
     metric: str = 'fid',  # 'isc' for class scores
@@ -98,6 +99,7 @@ def byte_images(
                          'turn x in [-1, 1] into bytes with (127.5 * x + 128).clamp(0, 255).to(torch.uint8)')
     return rule
 
+# %% ../nbs/19a_features.ipynb #b8135f6e
 def kind_of(x) -> str:
     "What was passed, for a message."
     return f'{x.dtype} {tuple(x.shape)}' if isinstance(x, Tensor) else type(x).__name__

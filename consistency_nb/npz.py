@@ -38,6 +38,7 @@ def write_samples(
             with z.open('arr_1.npy', 'w') as f: np.lib.format.write_array(f, labels.numpy(), allow_pickle=False)
     write_whole(path, write)
 
+# %% ../nbs/20c_npz.ipynb #09895aff
 def _write_pictures(file, batches, n):
     done, fine = 0, byte_images()
     for x in batches:

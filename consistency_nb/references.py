@@ -151,6 +151,7 @@ def _seen(**given):
     if isinstance(s, Seen): return
     raise ValueError(f'{name} is {type(s).__name__}: pass what `summarize`, `reference` or `collect` returns')
 
+# %% ../nbs/20a_references.ipynb #b7d60bfa
 @limits(samples=_seen, reference=_seen)
 def report(
     samples: Seen,  # with `size`, `rounding` and `seed` in its description, where they are known
@@ -169,6 +170,7 @@ def report(
 # %% ../nbs/20a_references.ipynb #2c74cb71
 def _numbers(r): return [k for k, v in r.items() if k not in PROTOCOL and isinstance(v, (int, float, dict))]
 
+# %% ../nbs/20a_references.ipynb #75067135
 def spread(
     reports: list[dict],  # of `report`; they differ in the seed
 ) -> dict:  # numbers as {'mean': , 'std': }, seeds as a list

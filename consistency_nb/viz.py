@@ -23,6 +23,7 @@ def _drawable(x):
     if x.ndim != 4 or not len(x) or x.shape[1] not in (1, 3):
         raise ValueError(f"x has shape {tuple(x.shape)}: pass (B, C, H, W) with B > 0, and C 1 or 3")
 
+# %% ../nbs/21_viz.ipynb #ace0ca8c
 @limits(x=_drawable, ncol=whole(1), pad=whole(0, 1000))
 def grid_image(
     x: Tensor,  # (B, C, H, W) images in [-1, 1], C is 1 or 3; NaN fails
@@ -45,6 +46,7 @@ def _picture(a):
     if not isinstance(a, np.ndarray) or a.ndim != 3:
         raise ValueError("a must be an array of shape (H, W, 3), such as `grid_image` gives")
 
+# %% ../nbs/21_viz.ipynb #c6a9ea61
 @limits(a=_picture, scale=whole(1, 64))
 def enlarge(
     a: np.ndarray,  # (H, W, 3)
@@ -61,6 +63,7 @@ def _ends(*endings):
         raise ValueError(f"{str(path)!r}: a picture is stored as {' or '.join(endings)}")
     return rule
 
+# %% ../nbs/21_viz.ipynb #54572f3e
 @limits(path=_ends('.png'))
 def save_grid(
     x: Tensor,  # (B, C, H, W) images in [-1, 1]
@@ -100,6 +103,7 @@ def _rows(rows):
     "A rule: labelled batches."
     if not isinstance(rows, dict) or not rows: raise ValueError("rows must be a dict of labels and batches of images")
 
+# %% ../nbs/21_viz.ipynb #fbf5f4b5
 @limits(rows=_rows, path=_ends('.png', '.svg', '.pdf'), scale=number(above=0, most=100))
 def compare(
     rows: dict,  # label -> (B, C, H, W) images in [-1, 1]; one row each

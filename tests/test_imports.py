@@ -15,7 +15,8 @@ MAY = {  # besides core, which all may import
     'objective': 'pfode grid solvers precond schedules losses continuous presets', 'watch': 'data presets files objective', 'parallel': 'ema', 'train': 'ema data presets files objective watch parallel',
     'foreign': '', 'checkpoints': 'precond sample nets ncsnpp adm foreign', 'cost': 'presets checkpoints',
     'launch': 'grid solvers sample distances data files presets objective watch parallel train checkpoints', 'edit': 'sample', 'features': '', 'evaluate': 'features',
-    'runs': 'folders data precond presets sample train checkpoints cost launch evaluate references',     'references': 'folders data files features evaluate',
+    'runs': 'folders data precond presets sample train checkpoints cost launch features evaluate references',
+    'references': 'folders data files features evaluate',
     'stream': 'grid solvers sample data files checkpoints launch features references', 'npz': 'folders data features evaluate references', 'viz': 'data'}
 HEAVY = {'torchvision', 'matplotlib', 'accelerate', 'safetensors', 'lpips', 'nbdev', 'fastcore', 'IPython'}
 
