@@ -10,23 +10,25 @@ import math, time
 from dataclasses import dataclass
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
-from .core import check_numbers, find_device
+from .core import find_device, limits, number, whole
 from .checkpoints import make_net
 from .presets import Preset
 
 # %% ../nbs/21a_cost.ipynb #ec05e95f
 def forward_cost(
-    net: nn.Module,        # on the meta device
-    *inputs: torch.Tensor, # one image and what goes with it, on the meta device
-) -> tuple[float, int]:    # floating-point operations, bytes kept for the backward pass
+    net: nn.Module,  # on the meta device
+    *inputs: torch.Tensor,  # one image and what goes with it, on the meta device
+) -> tuple[float, int]:  # floating-point operations, bytes kept for the backward pass
     "Arithmetic and activations of one forward pass."
-    known, kept = {p.untyped_storage()._cdata for p in net.parameters()}, {}
+    weights, kept = {p.untyped_storage()._cdata for p in net.parameters()}, {}
     def keep(v):
-        if (s := v.untyped_storage())._cdata not in known: kept[s._cdata] = (s.nbytes(), s)
+        s = v.untyped_storage()
+        if s._cdata not in weights: kept[s._cdata] = s
         return v
-    with FlopCounterMode(display=False) as flops, torch.autograd.graph.saved_tensors_hooks(keep, lambda v: v): out = net(*inputs)
-    return float(flops.get_total_flops()), sum(n for n, _ in kept.values())
+    with FlopCounterMode(display=False) as flops, saved_tensors_hooks(keep, lambda v: v): out = net(*inputs)
+    return float(flops.get_total_flops()), sum(s.nbytes() for s in kept.values())
 
 # %% ../nbs/21a_cost.ipynb #e1f0353d
 def passes(p: Preset) -> float:
@@ -36,10 +38,12 @@ def passes(p: Preset) -> float:
     without_gradient = dict(edm=0, ct=1, pd=2, cd=1 + hops * (2 if p.solver == 'heun' else 1))[p.method]
     return 3 + without_gradient + p.checkpointing
 
+# %% ../nbs/21a_cost.ipynb #e0d67943
 def lpips_flops() -> float:
     "Arithmetic of LPIPS per pair of images: two passes of its trunk forward, one back to the image."
     from torchvision.models import vgg16
-    with torch.device('meta'): trunk, x = vgg16(weights=None).features, torch.empty(1, 3, 224, 224)
+    x = torch.empty(1, 3, 224, 224, dtype=torch.float32, device='meta')
+    with torch.device('meta'): trunk = vgg16(weights=None).features.float()
     return 3 * forward_cost(trunk, x)[0]
 
 # %% ../nbs/21a_cost.ipynb #f1198c69
@@ -50,19 +54,21 @@ def copies(p: Preset) -> int:
 def images_per_device(p: Preset) -> int: return -(-p.batch // p.gpus)
 
 # %% ../nbs/21a_cost.ipynb #3c775de5
+@limits(device=find_device, size=whole(1, 2**15), seconds=number(above=0, most=60))
 def matmul_rate(
     device: str = 'cpu',
     dtype: torch.dtype = torch.float32,
-    size: int = 2048,       # side of the square matrices; 8192 for a large card
-    seconds: float = 0.5,   # how long to measure, after one product of warming up
-) -> float:                 # floating-point operations per second
+    size: int = 2048,  # side of the square matrices; 8192 for a large card
+    seconds: float = 0.5,  # how long to measure, after one product of warming up
+) -> float:  # floating-point operations per second
     "How fast this device multiplies matrices."
-    device = find_device(device)
-    check_numbers(whole=True, least=1, most=2**15, size=size); check_numbers(above=0, most=60, seconds=seconds)
-    a, n = torch.randn(size, size, device=device, dtype=dtype), 0
+    g, n = torch.Generator(device).manual_seed(0), 0
+    a = torch.randn(size, size, generator=g, device=device, dtype=dtype)
     (a @ a)[0, 0].item()
     start = time.perf_counter()
-    while time.perf_counter() - start < seconds: (a @ a)[0, 0].item(); n += 1
+    while time.perf_counter() - start < seconds:
+        (a @ a)[0, 0].item()   # waits for the device
+        n += 1
     return 2 * size**3 * n / (time.perf_counter() - start)
 
 # %% ../nbs/21a_cost.ipynb #591f96c7
@@ -71,42 +77,54 @@ class Cost:
     "What a preset asks for."
     p: Preset
     parameters: int
-    forward_flops: float     # per image
-    train_flops: float       # per image
-    weight_bytes: int        # per device: all copies of the weights
-    activation_bytes: int    # per image
-    flops_per_s: float       # of one device, in training
+    forward_flops: float  # per image
+    train_flops: float  # per image
+    weight_bytes: int  # per device: all copies of the weights
+    activation_bytes: int  # per image
+    flops_per_s: float  # of one device, in training
 
-    memory = property(lambda self: self.weight_bytes + images_per_device(self.p) * self.activation_bytes)  # bytes per device
-    images_per_s = property(lambda self: self.flops_per_s / self.train_flops)                              # per device
+    memory = property(lambda self: self.weight_bytes + images_per_device(self.p) * self.activation_bytes)  # per device
+    images_per_s = property(lambda self: self.flops_per_s / self.train_flops)  # per device
     device_hours = property(lambda self: self.p.iterations * self.p.batch / self.images_per_s / 3600)
-    def __str__(self):
-        rows = {'parameters': f'{self.parameters:,}', 'forward pass': f'{self.forward_flops / 1e9:,.1f} GFLOP per image',
-                'training': f'{self.train_flops / 1e9:,.1f} GFLOP per image', 'memory': f'{self.memory / 2**30:,.1f} GiB per device '
-                f'({images_per_device(self.p)} images on each of {self.p.gpus}; weights alone {self.weight_bytes / 2**30:,.1f})',
-                'speed': f'{self.images_per_s:,.1f} images/s per device at {self.flops_per_s / 1e12:,.2f} TFLOP/s',
-                'whole run': f'{self.p.iterations:,} steps of {self.p.batch:,}: {self.device_hours:,.1f} device-hours, {self.device_hours / self.p.gpus / 24:,.2f} days on {self.p.gpus}'}
-        return '\n'.join(f'{n:>12}: {v}' for n, v in rows.items())
+    def __str__(self): return _bill(self)
+
+# %% ../nbs/21a_cost.ipynb #b097d353
+def _bill(c: Cost) -> str:
+    "A cost in six lines."
+    p, n = c.p, images_per_device(c.p)
+    rows = {
+        'parameters': f'{c.parameters:,}',
+        'forward pass': f'{c.forward_flops / 1e9:,.1f} GFLOP per image',
+        'training': f'{c.train_flops / 1e9:,.1f} GFLOP per image',
+        'memory': f'{c.memory / 2**30:,.1f} GiB per device ({n} images on each of {p.gpus}; '
+                  f'weights alone {c.weight_bytes / 2**30:,.1f})',
+        'speed': f'{c.images_per_s:,.1f} images/s per device at {c.flops_per_s / 1e12:,.2f} TFLOP/s',
+        'whole run': f'{p.iterations:,} steps of {p.batch:,}: {c.device_hours:,.1f} device-hours, '
+                     f'{c.device_hours / p.gpus / 24:,.2f} days on {p.gpus}'}
+    return '\n'.join(f'{name:>12}: {v}' for name, v in rows.items())
 
 # %% ../nbs/21a_cost.ipynb #3887cfb9
+def _is_preset(p):
+    "A rule: a preset, not its name."
+    if isinstance(p, Preset): return
+    raise ValueError(f'p is {type(p).__name__}: pass a Preset, such as preset("cifar10_cd")')
+
+# %% ../nbs/21a_cost.ipynb #d8ccc558
+@limits(p=_is_preset, flops_per_s=number(above=0), share=number(above=0, most=1), channels=whole(1, 1024))
 def estimate(
     p: Preset,
     flops_per_s: float | None = None,  # what one device multiplies matrices at; None: measured here
-    share: float = 0.4,                # of that rate, reached in training
+    share: float = 0.4,  # of that rate, reached in training
     channels: int = 3,
 ) -> Cost:
     "Build a preset on the meta device and count."
-    if not isinstance(p, Preset): raise ValueError(f'p is {type(p).__name__}: pass a Preset, such as preset("cifar10_cd")')
-    check_numbers(above=0, most=1, share=share); check_numbers(whole=True, least=1, most=1024, channels=channels)
-    if flops_per_s is not None: check_numbers(above=0, flops_per_s=flops_per_s)
-    half = p.precision in ('fp16', 'bf16')
-    if flops_per_s is None:
-        device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        flops_per_s = matmul_rate(device, torch.float16 if half and device == 'cuda' else torch.float32, 8192 if device == 'cuda' else 2048)
+    half, cuda = p.precision in ('fp16', 'bf16'), torch.cuda.is_available()
+    if flops_per_s is None and cuda: flops_per_s = matmul_rate('cuda', torch.float16 if half else torch.float32, 8192)
+    if flops_per_s is None: flops_per_s = matmul_rate()
     with torch.device('meta'):
-        net, x = make_net(p.net), torch.empty(1, channels, p.image_size, p.image_size)
+        net, x = make_net(p.net).float(), torch.empty(1, channels, p.image_size, p.image_size, dtype=torch.float32)
         y = torch.zeros(1, dtype=torch.long) if p.net.get('num_classes') else None
-        flops, kept = forward_cost(net, x, torch.zeros(1), y)
+        flops, kept = forward_cost(net, x, torch.zeros(1, dtype=torch.float32), y)
     size = sum(v.numel() for v in net.parameters())
     train = passes(p) * flops + (lpips_flops() if p.distance == 'lpips' else 0)
     kept = int(kept * (0.5 if half else 1) * (0.1 if p.checkpointing else 1))

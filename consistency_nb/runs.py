@@ -20,12 +20,13 @@ from .core import limits, whole
 from .checkpoints import save
 from .cost import estimate, passes
 from .data import Images, held_out, to_bytes
-from .evaluate import class_rate, evaluate, extract
+from .evaluate import class_rate, evaluate, floor
+from .features import extract
 from .folders import Folder, as_floats
 from .launch import launch
 from .precond import Consistency, Denoiser
 from .presets import Preset, override, preset as find_preset, read_parameters
-from .references import floor, reference
+from .references import reference
 from .sample import generate, sampler
 from .files import run_folder
 from .place import Options, Parts, choose_device
@@ -145,7 +146,7 @@ class Judge:
 
     def real(self, data: Images | Folder, n: int) -> dict:
         "As many real pictures: of the training set, or, where nothing was held out, one half of it against the other."
-        if self.fresh.name == data.name: return dict(fd=floor(self.ref, min(n, len(self.fresh) // 2)))
+        if self.fresh.name == data.name: return dict(fd=floor(self.ref.layers, min(n, len(self.fresh) // 2)))
         index = torch.arange(min(n, len(data)), device='cpu')
         y = None if data.labels is None else data.labels.cpu()[index]
         return self.score(torch.cat([to_bytes(data.batch(i)).cpu() for i in index.split(500)]), y)

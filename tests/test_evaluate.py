@@ -11,11 +11,13 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from consistency_nb import references as R
 from consistency_nb.checkpoints import save
 from consistency_nb.data import Images, arrays, dataset, pictures
-from consistency_nb.evaluate import Statistics, evaluate, extract, frechet_distance, kernel_distance, precision_recall, statistics
+from consistency_nb.evaluate import closeness, evaluate, frechet_distance, kernel_distance, precision_recall, statistics
+from consistency_nb.features import extract
 from consistency_nb.nets import UNet
 from consistency_nb.precond import Consistency, Denoiser
-from consistency_nb.references import PROTOCOL, Seen, check_alike, closeness, floor, identity, look, picked, read_reference, read_samples, read_statistics, reference, report, spread, table, write_samples
-from consistency_nb.stream import Job, collect, describe, drawer, drawn, fulfil, folder_of, parts, shard_file, stream, work
+from consistency_nb.npz import read_reference, read_samples, write_samples
+from consistency_nb.references import PROTOCOL, Seen, check_alike, identity, picked, reference, report, spread, summarize, table
+from consistency_nb.stream import Job, collect, describe, folder_of, job_sampler, read_images, run_jobs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -76,7 +78,7 @@ def test_statistics_of_a_stream(cut):
 def test_bundled_array():
     "Sixteen pictures that can be written down, against their negatives: every number follows by hand."
     x = torch.arange(16 * 3 * 8 * 8).reshape(16, 3, 8, 8).remainder(251).to(torch.uint8)
-    a, b = look([x], 'blocks'), look([255 - x], 'blocks')
+    a, b = summarize([x], 'blocks'), summarize([255 - x], 'blocks')
     v = x.double().flatten(1).unflatten(1, (8, -1)).mean(2)
     assert_close(a.layers['blocks'].double(), v, rtol=1e-5, atol=1e-4)
     got = report(Seen(a.about | dict(rounding='nearest'), a.statistics, a.layers), Seen(b.about | dict(name='negative'), b.statistics, b.layers), 'fid')
@@ -105,7 +107,7 @@ def test_table_and_spread():
     assert json.loads(json.dumps(joined)) == joined
 
 def test_report_refuses_another_extractor_or_size():
-    a, b = look([noise(5)], 'blocks'), look([noise(5, size=16)], 'blocks')
+    a, b = summarize([noise(5)], 'blocks'), summarize([noise(5, size=16)], 'blocks')
     b.about['name'] = 'b'
     with pytest.raises(ValueError, match='size is 8 in the first and 16'): report(a, b, 'fid')
 
@@ -153,7 +155,7 @@ def test_folders_array_files_and_grey_pictures(tmp_path):
     assert identity(pictures(tmp_path/'f', 8, memory=0)) != before
     np.save(tmp_path/'a.npy', noise(6).numpy())
     assert reference(arrays(tmp_path/'a.npy', memory=0), 'blocks').about['hash'] == reference(held, 'blocks').about['hash']
-    assert look([noise(4)[:, :1]], 'blocks').about['n'] == 4
+    assert summarize([noise(4)[:, :1]], 'blocks').about['n'] == 4
 
 # ---- files of OpenAI's evaluator
 
@@ -163,7 +165,7 @@ def test_samples_there_and_back(tmp_path):
     with np.load(tmp_path/'s.npz', allow_pickle=False) as f:
         assert f.files == ['arr_0', 'arr_1'] and f['arr_0'].dtype == np.uint8 and np.array_equal(f['arr_0'], x.permute(0, 2, 3, 1).numpy()) and f['arr_1'].tolist() == y.tolist()
     seen = read_samples(tmp_path/'s.npz', 'blocks', seed=7)
-    assert torch.equal(seen.layers['blocks'], look([x], 'blocks').layers['blocks']) and seen.about['rounding'] == 'not known' and seen.about['seed'] == 7
+    assert torch.equal(seen.layers['blocks'], summarize([x], 'blocks').layers['blocks']) and seen.about['rounding'] == 'not known' and seen.about['seed'] == 7
     again = dataset(tmp_path/'s.npz')
     assert torch.equal(again.images, x) and torch.equal(again.labels, y)
     with pytest.raises(ValueError, match='end in .npz'): write_samples(tmp_path/'s', [x], 23)
@@ -172,7 +174,7 @@ def test_samples_there_and_back(tmp_path):
 
 def test_reference_files(tmp_path):
     x = noise(40)
-    seen = look([x], 'blocks')
+    seen = summarize([x], 'blocks')
     mu, sigma = (v.numpy() for v in seen.statistics[:2])
     spatial = normal(30, 7)
     np.savez(tmp_path/'adm.npz', arr_0=x[:10].permute(0, 2, 3, 1).numpy(), mu=mu, sigma=sigma, mu_s=spatial.mean(0).numpy(), sigma_s=spatial.T.cov().numpy())
@@ -184,8 +186,8 @@ def test_reference_files(tmp_path):
     full = read_reference(tmp_path/'adm.npz', 'blocks', pictures=True)
     assert full.layers['blocks'].shape == (10, 8) and torch.equal(full.statistics.sigma, adm.statistics.sigma)
     assert report(seen, full, ('fid', 'pr'))['n_reference'] is None
-    s = read_statistics(tmp_path/'adm.npz', spatial=True)
-    assert s.shape == (None, 7) and abs(frechet_distance(s, statistics([spatial + 1])) - 7) < 1e-6
+    s = statistics([spatial])
+    assert s.shape == (30, 7) and abs(frechet_distance(s, statistics([spatial + 1])) - 7) < 1e-6
     with pytest.raises(ValueError, match='8 features and the reference 7'): evaluate(seen.statistics, s, 'fid')
     with pytest.raises(ValueError, match="enough for 'fid' alone"): evaluate(seen.layers, adm.statistics, ('fid', 'pr'), 'blocks')
 
@@ -241,16 +243,16 @@ def same(a, b): return a.about | dict(seconds=0) == b.about | dict(seconds=0) an
 
 def test_two_processes(tmp_path):
     jobs = [job(tmp_path)]
-    one, two = (fulfil(jobs, tmp_path/f'{n}', n, shard=5, say=(lines := []).append)[0] for n in (1, 2))
+    one, two = (run_jobs(jobs, tmp_path/f'{n}', n, shard=5, say=(lines := []).append)[0] for n in (1, 2))
     assert lines == [], 'two processes left nothing to do'
     assert [*collect(one, jobs[0].seeds, 5).layers] == ['pool', 'logits'], 'the layer for distances comes first, as from `extract`'
-    assert same(*(collect(f, jobs[0].seeds, 5) for f in (one, two))) and torch.equal(*(torch.cat([*drawn(f, jobs[0].seeds, 5)]) for f in (one, two)))
+    assert same(*(collect(f, jobs[0].seeds, 5) for f in (one, two))) and torch.equal(*(torch.cat([*read_images(f, jobs[0].seeds, 5)]) for f in (one, two)))
 
 @pytest.mark.slow
 def test_two_killed_processes(tmp_path):
     "What two killed processes leave is kept, one process does the rest, and the numbers are the same."
     jobs = [job(tmp_path)]
-    one, = fulfil(jobs, tmp_path/'1', shard=5)
+    one, = run_jobs(jobs, tmp_path/'1', shard=5)
     words = dict(jobs=[dataclasses.asdict(j) for j in jobs], out_dir=str(tmp_path/'3'), device='cpu', batch=50, shard=5)
     (tmp_path/'jobs.json').write_text(json.dumps(words))
     from consistency_nb.launch import environments
@@ -260,11 +262,11 @@ def test_two_killed_processes(tmp_path):
     for p in ps: p.kill(); p.wait()
     there = len(list((tmp_path/'3').glob('*/[0-9]*.safetensors')))
     assert 1 <= there <= 5
-    three, = fulfil(jobs, tmp_path/'3', shard=5, say=(lines := []).append)
+    three, = run_jobs(jobs, tmp_path/'3', shard=5, say=(lines := []).append)
     assert len(lines) == 5 - there
     seen = [collect(f, jobs[0].seeds, 5) for f in (one, three)]
     assert seen[0].statistics.n == 22 and same(*seen)
-    images = [torch.cat([*drawn(f, jobs[0].seeds, 5)]) for f in (one, three)]
+    images = [torch.cat([*read_images(f, jobs[0].seeds, 5)]) for f in (one, three)]
     assert len(images[0]) == 22 and torch.equal(*images) and images[0].unique().numel() > 50
 
 @pytest.mark.parametrize('way, more', [('multistep', dict(levels=(80., 5., 1.))), ('heun', dict(steps=4)), ('euler', dict(steps=4)), ('stochastic', dict(steps=4))])
@@ -272,8 +274,8 @@ def test_samples_depend_on_their_seed_alone(way, more, tmp_path):
     "Whatever the batch, the shard and the seeds around."
     name = model_file(tmp_path, Consistency if way == 'multistep' else Denoiser)
     one, other = (Job(name, way, n=n, seed=s, features='blocks', **more) for n, s in ((12, 40), (5, 44)))
-    a = torch.cat([*drawn(fulfil([one], tmp_path/'a', shard=12, batch=12)[0], one.seeds, 12)])
-    b = torch.cat([*drawn(fulfil([other], tmp_path/'b', shard=2, batch=1)[0], other.seeds, 2)])
+    a = torch.cat([*read_images(run_jobs([one], tmp_path/'a', shard=12, batch=12)[0], one.seeds, 12)])
+    b = torch.cat([*read_images(run_jobs([other], tmp_path/'b', shard=2, batch=1)[0], other.seeds, 2)])
     assert_close(a[4:9].int(), b.int(), atol=1, rtol=0.)
     assert (a[0].int() - a[1].int()).abs().max() > 20
 
@@ -284,7 +286,7 @@ def test_calls_are_counted(tmp_path):
         for more in ways:
             calls, j = [], Job('m', **more)
             hook = f.net.register_forward_hook(lambda *a: calls.append(1))
-            drawer(f, j)(80 * torch.randn(2, 3, 8, 8), range(2))
+            job_sampler(f, j)(80 * torch.randn(2, 3, 8, 8), range(2))
             hook.remove()
             assert len(calls) == j.calls, j
 
@@ -292,7 +294,7 @@ def test_classes_by_seed():
     net = UNet(channels=[8], blocks=1, patch=2, attention=[], emb=8, num_classes=3)
     seen, f = [], Consistency(net, 0.5).requires_grad_(False)
     net.register_forward_pre_hook(lambda m, args, kwargs: seen.append((args[2] if len(args) > 2 else kwargs['y']).tolist()), with_kwargs=True)
-    drawer(f, Job('m', levels=(80.,)))(80 * torch.randn(4, 3, 8, 8), range(4, 8))
+    job_sampler(f, Job('m', levels=(80.,)))(80 * torch.randn(4, 3, 8, 8), range(4, 8))
     assert seen == [[1, 2, 0, 1]]
 
 def test_other_weights_have_another_folder(tmp_path):
@@ -306,11 +308,11 @@ def test_other_weights_have_another_folder(tmp_path):
 @pytest.mark.parametrize('wrong, said', [(dict(way='ddim'), 'valid ones are: multistep'), (dict(way='heun'), "way='heun' is for a Denoiser"), (dict(levels=(1., 80.)), 'levels must be'), (dict(n=0), 'at least one sample'),
                                          (dict(model='avatars32-c'), 'avatars32-cd'), (dict(features='inceptionv3'), 'efficientnet-lite0')])
 def test_wrong_jobs(wrong, said, tmp_path):
-    with pytest.raises((ValueError, FileNotFoundError), match=said): fulfil([job(tmp_path, **wrong)], tmp_path/'out')
+    with pytest.raises((ValueError, FileNotFoundError), match=said): run_jobs([job(tmp_path, **wrong)], tmp_path/'out')
 
 @pytest.mark.slow
 def test_a_process_that_fails_is_named(tmp_path):
-    with pytest.raises(RuntimeError, match='(?s)ended with exit code 1.*valid ones are: multistep'): fulfil([job(tmp_path, way='ddim')], tmp_path/'out', 2)
+    with pytest.raises(RuntimeError, match='(?s)ended with exit code 1.*valid ones are: multistep'): run_jobs([job(tmp_path, way='ddim')], tmp_path/'out', 2)
 
 MEMORY = """
 import resource, sys, torch

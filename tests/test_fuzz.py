@@ -191,7 +191,7 @@ def models(tmp) -> dict:
     ck.save(f, tmp/'in'/'m.safetensors')
     big, G = precond.Consistency(adm.ADMUNet(**ADM)), oracle.Gaussian().consistency
     p, D = presets.preset('avatars32_cd'), precond.Denoiser(net)
-    lv, edits = (80., 1.), 'eps.zero'
+    lv, edits = (80., 1.), 'eps.zero x.none seeds.none'
     return {
         'precond': dict(
             edm_scalings=part(t=t, sigma_data=.5), cm_scalings=part(t=t, sigma_data=.5, eps=.002),
@@ -215,9 +215,9 @@ def models(tmp) -> dict:
             forward_cost=part(lambda net: 0, net=net), passes=part(p=p), lpips_flops=part(lambda: 0), copies=part(p=p), images_per_device=part(p=p),
             matmul_rate=Row(device='cpu', size=16, seconds=.01), Cost=part(lambda: 0), estimate=Row(p=p, flops_per_s=1e12, share=.4, channels=3, ok='flops_per_s.huge')),
         'edit': dict(
-            noised=Row(y=x, level=.5, seeds=(1, 2), ok='level.zero'), zero_shot=Row(f=G, y=x, keep=lambda x, y: x, levels=lv, seeds=(1, 2), ok=edits), keep_pixels=part(x=x, y=x, mask=x > 0), check_pair=part(x=x, y=x), check_colours=part(y=x),
-            inpaint=Row(f=G, y=x, mask=torch.ones(8, 8), levels=lv, x=x, eps=.002, ok='mask.rank mask.dtype ' + edits), grey=Row(y=x, ok='y.batch'), keep_grey=Row(x=x, y=x),
-            colorize=Row(f=G, y=x, levels=lv, ok='y.batch'), pixelate=Row(y=x, factor=2, ok='y.batch'), keep_means=Row(x=x, y=x, factor=2), super_resolve=Row(f=G, y=x, levels=lv, factor=2, ok='y.batch'),
+            noised=Row(y=x, level=.5, seeds=(1, 2), ok='level.zero'), zero_shot=Row(f=G, y=x, keep=lambda x, y: x, levels=lv, seeds=(1, 2), ok=edits), keep_pixels=part(x=x, y=x, mask=x > 0), Sampling=part(), sample_projected=part(lambda f: None, f=G),
+            inpaint=Row(f=G, y=x, mask=torch.ones(8, 8), levels=lv, x=x, eps=.002, ok='mask.rank mask.dtype ' + edits), grey=Row(y=x, ok='y.batch'), keep_grey=part(x=x, y=x),
+            colorize=Row(f=G, y=x, levels=lv, ok='y.batch'), pixelate=Row(y=x, factor=2, ok='y.batch y.rank'), keep_means=part(x=x, y=x, factor=2), super_resolve=Row(f=G, y=x, levels=lv, factor=2, ok='y.batch y.rank'),
             stroke=Row(f=G, y=x, levels=lv, x=x, eps=.002, ok=edits), denoise=Row(f=G, x=x, t=1., eps=.002, T=80., ok='x.rank x.batch T.huge'), slerp=Row(z1=x, z2=-x[:, :, :1].expand_as(x), alpha=.3, ok='alpha.negative alpha.zero alpha.list'),
             interpolate=Row(f=G, z1=x, z2=x.flip(0), alpha=.3, T=80., ok='alpha.negative alpha.zero alpha.list'))}
 
@@ -285,7 +285,7 @@ def running(tmp) -> dict:
             true_or_false=part(s='True'), read_options=part(argv=['--preset', 'avatars32_ct']), plain=part(word='3'), read_preset=Row(name='avatars32_ct'), main=part(never, argv=[]))}
 
 def measured(tmp) -> dict:
-    from consistency_nb import checkpoints as ck, data, evaluate as ev, nets, precond, references as ref, stream
+    from consistency_nb import checkpoints as ck, data, evaluate as ev, features as fe, nets, npz, precond, references as ref, stream
     g, out = gen(), tmp/'out'
     pics = torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8, generator=g)
     v, w, lite = torch.randn(12, 4, generator=g), torch.randn(12, 4, generator=g), 'efficientnet-lite0'
@@ -294,7 +294,7 @@ def measured(tmp) -> dict:
     f.facts = dict(image_size=8)
     images, seen = data.Images(pics, 'tiny'), ref.Seen(dict(features=lite, size=8, n=12, seed=0, rounding='nearest', name='a', hash='b'), ev.statistics([v]), dict(pool=v))
     report = ref.report(seen, seen, 'fid')
-    ref.write_samples(tmp/'in'/'s.npz', [pics], 12); np.savez(tmp/'in'/'r.npz', mu=np.zeros(4), sigma=np.eye(4))
+    npz.write_samples(tmp/'in'/'s.npz', [pics], 12); np.savez(tmp/'in'/'r.npz', mu=np.zeros(4), sigma=np.eye(4))
     def plain(x, seeds): return (x/80).clamp(-1, 1)
     stream.stream(plain, range(4), (3, 8, 8), tmp/'shards', dict(model='plain'), shard=2, say=lambda s: None)
     ck.save(f, tmp/'in'/'drawn.safetensors')
@@ -308,24 +308,29 @@ def measured(tmp) -> dict:
     shards = dict(folder=tmp/'shards', seeds=range(4), shard=2)
     look = dict(features=lite, device='cpu')
     return {
+        'features': dict(
+            fold_batchnorm=part(lambda net: None, net=net), Lite0=part(lambda name: None, name='x'), Lite0At224=part(lambda name: None, name='x'),   # torch-fidelity makes the two
+            extractor_name=Row(features='inception'), default_layer=part(features=lite), byte_images=part(), kind_of=part(x=pics),
+            extract=Row(images=pics, **look, batch=2, ok='images.batch device.empty batch.huge')),
         'evaluate': dict(
-            fold_batchnorm=part(lambda net: None, net=net), Lite0=part(lambda name: None, name='x'), Lite0At224=part(lambda name: None, name='x'), extractor_name=Row(features='inception'),   # torch-fidelity makes these three
-            check_images=Row(images=pics, what=Own('images'), ok='images.batch'), extract=Row(images=pics, **look, batch=2, ok='images.batch device.empty batch.huge'), as_features=[Row(x=pics, **look, batch=2, what=Own('images'), least=Own(1), ok='x.batch device.empty batch.huge'), Row(x=v, features=lite, ok='x.batch')],
-            check_features=Row(v=v, ok='v.batch'), same_width=part(a=v, b=w, what='samples', other='the reference'),
+            feature_rows=Row(v=v, ok='v.batch'), both=part(a=v, b=w), as_features=[Row(x=pics, features=lite, what=Own('images'), ok='x.batch'), Row(x=v, features=lite, ok='x.batch')],
             pick=part(x=dict(pool=v)), statistics=Row(batches=[v, w]), frechet_distance=Row(a=v, b=w, ok='a.batch b.batch'), precision_recall=Row(a=v, b=w, ok='a.batch b.batch'), kernel_distance=Row(a=v, b=w, seed=1, ok='a.batch b.batch seed.zero'), class_score=Row(logits=v, seed=1, ok='logits.batch seed.zero'),
-            evaluate=[Row(images=v, reference=w, metrics=('fid', 'kid', 'pr'), features=lite, seed=1, ok='images.batch reference.batch seed.zero'), Row(images=pics, reference=Own(ev.extract(pics, **look)), metrics='fid', features=lite, ok='images.batch')], halves_floor=Row(features=v, seed=1, ok='features.batch seed.negative seed.zero seed.huge'),
-            nearest=Row(images=v, train=w, k=2, cosine=True, features=lite, ok='images.batch train.batch cosine.none cosine.text'), class_rate=Row(images=v, y=torch.arange(12) % 2, reference=w, labels=torch.arange(12) % 2, features=lite, ok='y.large labels.large'), favourites=Row(index=torch.tensor([0, 1, 1]), ok='index.rank index.batch index.negative index.large')),
+            evaluate=[Row(images=v, reference=w, metrics=('fid', 'kid', 'pr'), features=lite, seed=1, ok='images.batch reference.batch seed.zero'), Row(images=pics, reference=Own(fe.extract(pics, **look)), metrics='fid', features=lite, ok='images.batch')],
+            floor=Row(features=v, n=4, seed=1, ok='features.batch seed.negative seed.zero seed.huge'), closeness=Row(samples=v, train=w, share=.5, asked=9, features=lite, ok='samples.batch train.batch share.zero asked.huge'),
+            nearest=Row(images=v, train=w, k=2, features=lite, ok='images.batch train.batch'), class_rate=Row(images=v, y=torch.arange(12) % 2, reference=w, labels=torch.arange(12) % 2, features=lite, ok='y.large labels.large')),
         'references': dict(
-            Seen=part(about={}, statistics=seen.statistics), check_seen=Row(seen=seen), look=Row(batches=[pics], **look, keep=3, ok='device.empty keep.zero keep.huge'), remembered=part(lambda path: None, path=tmp), identity=part(data=images), picked=Row(total=10, n=4, seed=0, keep=3, ok='keep.huge seed.negative seed.huge'),
+            Seen=part(about={}, statistics=seen.statistics), keep_rows=part(portions=[dict(pool=v)], keep=3), summarize=Row(batches=[pics], **look, keep=3, ok='device.empty keep.zero keep.huge'), remembered=part(lambda path: None, path=tmp), identity=part(data=images), picked=Row(total=10, n=4, seed=0, keep=3, ok='keep.huge seed.negative seed.huge'),
             reference=Row(fresh_cache, data=images, n=4, seed=0, keep=3, **look, ok='device.empty keep.huge seed.negative seed.huge'), check_alike=Row(reports=dict(a=report, b=report), ok=''), report=Row(samples=seen, reference=seen, metrics='fid'), spread=Row(reports=[report]),
-            table=Row(rows=dict(a=report, b=report), columns=['fd'], ok='columns.empty'), floor=Row(reference=seen, n=4, seed=0, ok='seed.negative seed.huge'), write_samples=Row(path=out/'w.npz', batches=[pics], n=12, labels=torch.arange(12), ok='labels.negative labels.large'),
-            read_npz=Row(path=tmp/'in'/'s.npz'), read_samples=Row(path=tmp/'in'/'s.npz', **look, keep=3, ok='device.empty keep.zero keep.huge'), read_statistics=Row(path=tmp/'in'/'r.npz'), read_reference=[Row(path=tmp/'in'/'r.npz', features=lite), Row(path=tmp/'in'/'s.npz', **look, keep=3, ok='device.empty keep.zero keep.huge')],
-            closeness=Row(samples=v, train=w, share=.5, most=9, ok='samples.batch train.batch share.zero most.huge')),
+            table=Row(rows=dict(a=report, b=report), columns=['fd'], ok='columns.empty')),
+        'npz': dict(
+            write_samples=Row(path=out/'w.npz', batches=[pics], n=12, labels=torch.arange(12), ok='labels.negative labels.large'), read_npz=Row(path=tmp/'in'/'s.npz'),
+            read_samples=Row(path=tmp/'in'/'s.npz', **look, keep=3, ok='device.empty keep.zero keep.huge'), read_statistics=Row(path=tmp/'in'/'r.npz'), read_reference=[Row(path=tmp/'in'/'r.npz', features=lite), Row(path=tmp/'in'/'s.npz', **look, keep=3, ok='device.empty keep.zero keep.huge')]),
         'stream': dict(
-            parts=Row(seeds=range(5), shard=2, ok='shard.huge'), shard_file=part(folder=tmp, part=range(2)), is_there=part(folder=tmp, part=range(2), about={}),
-            stream=Row(anew, draw=plain, seeds=range(2), shape=(3, 8, 8), about=dict(model='x'), features=lite, T=80., batch=2, device='cpu', ok='about.empty about.unknown batch.huge'), whole_shards=Row(**shards), collect=Row(**shards, keep=3, ok='keep.zero keep.huge'), drawn=Row(**shards),
-            Job=Row(model=Own('m'), way=Own('multistep'), levels=(80., 1.), steps=2, n=3, seed=0, features=lite, ok='n.zero'), drawer=[Row(f=f, job=Own(job)), Row(f=D, job=Own(stream.Job('m', 'heun', n=2)))],   # `load` refuses a model, `drawer` a way
-            describe=part(f=f, job=job), folder_of=part(out_dir=tmp, job=job, about={}), work=part(lambda jobs: None, jobs=[]), fulfil=Row(jobs=[job], say=Own(none), out_dir=tmp/'fulfilled', num_processes=1, device='cpu', batch=2, shard=2, ok='jobs.empty out_dir.unknown device.none batch.huge shard.huge'), main=part(lambda argv: None, argv=[]))}
+            parts=Row(seeds=range(5), shard=2, ok='shard.huge'), shard_file=part(folder=tmp, part=range(2)), is_there=part(file=tmp/'none', about={}), Share=part(),
+            stream=Row(anew, draw=plain, seeds=range(2), shape=(3, 8, 8), about=dict(model='x'), features=lite, T=80., batch=2, device='cpu', ok='about.empty about.unknown batch.huge device.none'), all_shards=Row(**shards), collect=Row(**shards, keep=3, ok='keep.zero keep.huge'), read_images=Row(**shards),
+            Job=Row(model=Own('m'), way=Own('multistep'), levels=(80., 1.), steps=2, n=3, seed=0, features=lite, ok='n.zero'), job_sampler=[Row(f=f, job=Own(job)), Row(f=D, job=Own(stream.Job('m', 'heun', n=2)))],   # `load` refuses a model, `job_sampler` a way
+            euler_sample=part(denoise=lambda x, t: 0 * x, x=torch.ones(1, 3, 8, 8), seeds=range(1), steps=2), stochastic_sample=part(denoise=lambda x, t: 0 * x, x=torch.ones(1, 3, 8, 8), seeds=range(1), steps=2),
+            describe=part(f=f, job=job), folder_of=part(out_dir=tmp, job=job, about={}), work=part(lambda jobs: None, jobs=[]), run_jobs=Row(jobs=[job], say=Own(none), out_dir=tmp/'made', num_processes=1, device='cpu', batch=2, shard=2, ok='jobs.empty out_dir.unknown device.none batch.huge shard.huge'), main=part(lambda argv: None, argv=[]))}
 
 def leaves(tmp) -> dict:
     from consistency_nb import runs, viz
@@ -337,7 +342,7 @@ def leaves(tmp) -> dict:
     return {'runs': dict(
         Begun=part(lambda p: None, p=None), chosen_device=part(device='cpu'), begin=part(never, b=1), train=part(never, b=1), film=Row(out=out, rows=3, ok='rows.huge out.unknown out.empty out.nul'), class_rows=part(x=x, classes=2), Way=part(draw=len, calls=1), ways=part(never, b=1),
         Judge=part(never, b=1), measure=part(never, b=1), keep=part(never, b=1), write_report=part(never, b=1), table=part(found={})), 'viz': dict(
-        to_uint8=Row(x=x, ok='x.batch'), grid_image=Row(x=x, ncol=1, pad=1, ok='ncol.huge pad.zero x.batch'), enlarge=Row(a=a, scale=2, ok='a.dtype a.empty'), save_grid=Row(x=x, path=out/'a.png', ncol=1, scale=2, pad=1, ok='ncol.huge pad.zero x.batch'),
+        grid_image=Row(x=x, ncol=1, pad=1, ok='ncol.huge pad.zero x.batch'), enlarge=Row(a=a, scale=2, ok='a.dtype a.empty'), save_grid=Row(x=x, path=out/'a.png', ncol=1, scale=2, pad=1, ok='ncol.huge pad.zero x.batch'),
         show_grid=Row(shut(viz.show_grid), x=x, ncol=1, scale=1., pad=1, ok='ncol.huge pad.zero x.batch'), compare=Row(shut(viz.compare), rows=dict(a=x, b=x), path=out/'b.png', scale=1.5, pad=1, ok='pad.zero'),
         curves=Row(shut(viz.curves), metrics_jsonl=log, keys=['loss'], x='step', ok='keys.empty'))}
 
