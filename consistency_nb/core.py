@@ -74,7 +74,9 @@ def limits(
         params = inspect.signature(f).parameters
         default = {n: p.default for n, p in params.items() if p.default is not p.empty}
         optional = {n for n, v in default.items() if v is None}
-        if unknown := each.keys() - params.keys(): raise TypeError(f"{f.__name__} has no argument {min(unknown)}")
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in params.values())
+        unknown = set() if open_ended else each.keys() - params.keys()
+        if unknown: raise TypeError(f"{f.__name__} has no argument {min(unknown)}")
         @wraps(f)
         def checked(*args, **kwargs):
             given = default | dict(zip(params, args)) | kwargs
