@@ -102,8 +102,8 @@ def openai_net(tensors: dict) -> Callable:
     channels, classes = len(tensors.get('input_blocks.0.0.weight', ())), 'label_emb.weight' in tensors
     make = {(192, True): adm.imagenet64, (256, False): adm.lsun256}.get((channels, classes))
     if make is None:
-        known = 'fit neither imagenet64() nor lsun256(): pass net=ADMUNet(...)'
-        raise ValueError(f'weights with {channels} channels at the input {known}')
+        which = 'fit neither imagenet64() nor lsun256(): pass net=ADMUNet(...)'
+        raise ValueError(f'weights with {channels} channels at the input {which}')
     return make
 
 # %% ../nbs/17f_formats.ipynb #2fab8173
