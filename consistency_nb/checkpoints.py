@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import consistency_nb
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from . import adm, ncsnpp
+from . import adm, names, ncsnpp
 from .core import check_numbers, find_device
 from .foreign import read_edm, read_flax, read_pt
 from .nets import UNet
@@ -230,7 +230,7 @@ def load_openai(
     source: str | Path | dict,     # a .pt file, or a dict of tensors under its names
     net: nn.Module | None = None,  # to be filled, if it is not one of the published networks
     kind: str | None = None,       # 'Denoiser' or 'Consistency'; None: by the name of the file, or 'Consistency' for a dict
-    qkv: str = 'three_heads',      # order of the qkv rows, as for `adm.from_openai`
+    qkv: str = 'three_heads',      # order of the qkv rows, as for `names.from_openai`
 ) -> Denoiser:                     # or Consistency
     "A model from OpenAI's PyTorch weights. ValueError for a name that does not tell the kind, and for weights that do not fit."
     tensors, name = (source, 'dict') if isinstance(source, dict) else (read_pt(source), Path(source).name)
@@ -238,7 +238,7 @@ def load_openai(
     known = OPENAI.get(Path(name).stem)
     if not (kind or known): raise ValueError(f"{name} is not one of {', '.join(OPENAI)}: pass kind='Denoiser' or kind='Consistency'")
     make = None if net is not None else known[1] if known else openai_net(tensors)
-    return publish(net, make, partial(adm.from_openai, qkv=qkv), tensors, kind or known[0], source=name, qkv=f'{qkv} -> three_heads')
+    return publish(net, make, partial(names.from_openai, qkv=qkv), tensors, kind or known[0], source=name, qkv=f'{qkv} -> three_heads')
 
 OPENERS['.pt'] = load_openai
 
@@ -257,7 +257,7 @@ def edm_spec(
     both = dict(image_size=sizes[0], model_channels=c, channel_mult=[len(at(r, 'block0.conv0')) // c for r in sizes], in_channels=first.shape[1],
                 num_classes=None if label is None else label.shape[1])
     attend = [r for r in sizes if at(r, 'block0.qkv') is not None]
-    if 'out_conv.weight' in t: return dict(cls='ADMUNet', num_res_blocks=blocks, attention_resolutions=attend, **both, **adm.EDM_CONVENTIONS)
+    if 'out_conv.weight' in t: return dict(cls='ADMUNet', num_res_blocks=blocks, attention_resolutions=attend, **both, **names.EDM_CONVENTIONS)
     filters = [v.flatten(0, -2).sum(0) for n, v in t.items() if n.endswith('resample_filter')]
     taps = (filters[0] / filters[0][0]).round().int().tolist() if filters else [1, 3, 3, 1] if fourier else [1, 1]
     return dict(cls='SongUNet', num_blocks=blocks, attn_resolutions=attend, embedding='fourier' if fourier else 'positional', resample_filter=taps,
@@ -271,10 +271,9 @@ def load_edm(
     "A teacher from NVlabs' EDM; nothing in the file is run. ValueError for files that want more than tensors, and for weights that do not fit."
     (tensors, known), name = ((source, {}), 'dict') if isinstance(source, dict) else (read_edm(source), Path(source).name)
     spec = net.spec if net is not None else edm_spec(tensors)
-    if spec['cls'] == 'ADMUNet': spec, net = spec | adm.EDM_CONVENTIONS, None   # whatever conventions `net` was made with
-    convert = dict(SongUNet=ncsnpp, ADMUNet=adm)[spec['cls']].from_edm
+    if spec['cls'] == 'ADMUNet': spec, net = spec | names.EDM_CONVENTIONS, None   # whatever conventions `net` was made with
     known = {k: known[k] for k in ('class_name', 'model_type', 'sigma_data') if k in known}
-    model = publish(net, partial(make_net, spec), convert, tensors, 'Denoiser', source=name, qkv='channels_three -> three_heads', **known)
+    model = publish(net, partial(make_net, spec), names.from_edm, tensors, 'Denoiser', source=name, qkv='channels_three -> three_heads', **known)
     model.sigma_data = known.get('sigma_data', model.sigma_data)
     return model
 
@@ -295,7 +294,7 @@ def load_jcm(
     which = 'params_ema' if ema else 'params'
     if which not in tree and {'params_ema', 'step'} & set(tree): raise ValueError(f"{name} holds no {which}, but: {', '.join(tree)}")
     kind = kind or ('Denoiser' if found[-1] == 'edm' else 'Consistency')
-    return publish(net, ncsnpp.ncsnpp, ncsnpp.from_flax, tree.get(which, tree), kind, source=name, qkv='separate -> three_heads', ema=ema)
+    return publish(net, ncsnpp.ncsnpp, names.from_flax, tree.get(which, tree), kind, source=name, qkv='separate -> three_heads', ema=ema)
 
 OPENERS[''] = load_jcm
 
@@ -316,11 +315,11 @@ def from_diffusers(
     "The consistency function in a pipeline's folder. ValueError for another pipeline, or one that is not whole."
     path = Path(path)
     described(path/'model_index.json', PIPELINE)
-    spec = adm.spec_from_diffusers(described(path/'unet'/'config.json', 'UNet2DModel'))
+    spec = names.spec_from_diffusers(described(path/'unet'/'config.json', 'UNet2DModel'))
     levels, weights = described(path/'scheduler'/'scheduler_config.json', SCHEDULER), path/'unet'/'diffusion_pytorch_model.safetensors'
     try: tensors = load_file(weights) if weights.is_file() else read_pt(weights.with_suffix('.bin'))
     except (SafetensorError, FileNotFoundError) as e: raise ValueError(f'{weights.name} in {path.name}/unet is missing or not whole: fetch it again') from e
-    f = publish(None, partial(make_net, spec), adm.from_diffusers, tensors, 'Consistency', source=path.name, qkv='separate -> three_heads',
+    f = publish(None, partial(make_net, spec), names.from_diffusers, tensors, 'Consistency', source=path.name, qkv='separate -> three_heads',
                 num_train_timesteps=levels['num_train_timesteps'])
     if (path/'consistency_nb.json').is_file(): f.facts = json.loads((path/'consistency_nb.json').read_text(encoding='utf-8')) | f.facts   # of `to_diffusers`
     f.sigma_data, f.eps, f.T = (levels[k] for k in ('sigma_data', 'sigma_min', 'sigma_max'))
@@ -341,11 +340,11 @@ def to_diffusers(
     path, N = Path(path), num_train_timesteps or _facts(model).get('num_train_timesteps', 40)
     scheduler = dict(_class_name=SCHEDULER, num_train_timesteps=N, sigma_min=model.eps, sigma_max=model.T, sigma_data=model.sigma_data, s_noise=1., rho=7., clip_denoised=True)
     index = dict(_class_name=PIPELINE, unet=['diffusers', 'UNet2DModel'], scheduler=['diffusers', SCHEDULER])
-    files = {'model_index.json': index, 'consistency_nb.json': _facts(model), 'unet/config.json': adm.diffusers_config(model.net), 'scheduler/scheduler_config.json': scheduler}
+    files = {'model_index.json': index, 'consistency_nb.json': _facts(model), 'unet/config.json': names.diffusers_config(model.net), 'scheduler/scheduler_config.json': scheduler}
     for name, content in files.items():
         (path/name).parent.mkdir(parents=True, exist_ok=True)
         (path/name).write_text(json.dumps(content, indent=2), encoding='utf-8')
-    save_file(adm.to_diffusers(model.net), path/'unet'/'diffusion_pytorch_model.safetensors', metadata={'format': 'pt'})
+    save_file(names.to_diffusers(model.net), path/'unet'/'diffusion_pytorch_model.safetensors', metadata={'format': 'pt'})
 
 # %% ../nbs/18_checkpoints.ipynb #99088361
 def to_onnx(

@@ -11,9 +11,9 @@ MODULES = sorted(p for p in LIB.glob('*.py') if p.stem in NUMBER)
 MAY = {  # besides core, which all may import
     'core': '', 'oracle': '', 'pfode': '', 'grid': '', 'solvers': 'pfode grid', 'precond': '', 'sample': 'grid solvers',
     'distances': '', 'schedules': '', 'losses': 'pfode grid solvers distances', 'continuous': 'pfode', 'ema': '', 'nets': '',
-    'ncsnpp': 'nets', 'adm': 'nets', 'folders': '', 'data': 'folders', 'presets': '', 'files': '',
+    'ncsnpp': 'nets', 'adm': 'nets', 'names': 'ncsnpp adm', 'folders': '', 'data': 'folders', 'presets': '', 'files': '',
     'objective': 'pfode grid solvers precond schedules losses continuous presets', 'watch': 'data presets files objective', 'parallel': 'ema', 'train': 'ema data presets files objective watch parallel',
-    'foreign': '', 'checkpoints': 'precond sample nets ncsnpp adm foreign', 'cost': 'presets checkpoints',
+    'foreign': '', 'checkpoints': 'precond sample nets ncsnpp adm names foreign', 'cost': 'presets checkpoints',
     'launch': 'grid solvers sample distances data files presets objective watch parallel train checkpoints', 'edit': 'grid sample', 'evaluate': '',
     'runs': 'folders data precond presets sample train checkpoints cost launch evaluate references',     'references': 'folders data files evaluate', 'stream': 'grid solvers sample data files checkpoints launch evaluate references', 'viz': ''}
 HEAVY = {'torchvision', 'matplotlib', 'accelerate', 'safetensors', 'lpips', 'nbdev', 'fastcore', 'IPython'}
