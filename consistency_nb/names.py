@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTER', 'INNER', 'PLACES', 'WHOSE', 'OPENAI_CONVENTIONS', 'EDM_CONVENTIONS', 'steps_of', 'weight_names', 'qkv_rows',
-           'refuse', 'assemble', 'check_conventions', 'from_openai', 'from_diffusers', 'from_edm', 'flat', 'from_flax',
+           'assemble', 'check_conventions', 'from_openai', 'from_diffusers', 'from_edm', 'flat', 'from_flax',
            'diffusers_config', 'to_diffusers', 'spec_from_diffusers']
 
 # %% ../nbs/14a_names.ipynb #f7893cfc
@@ -98,12 +98,7 @@ def qkv_rows(
     if order not in groups: raise ValueError(f"no order {order!r} of qkv rows; valid ones are: {', '.join(groups)}")
     return v.unflatten(0, (groups[order], 3, -1)).transpose(0, 1).flatten(0, 2)
 
-# %% ../nbs/14a_names.ipynb #954a2203
-def refuse(what: str, how: str, bad: list):  # 'missing entries', 'are missing', their names
-    "Say how many entries do not fit, and which is the first."
-    if bad: raise ValueError(f"{what}: {len(bad)} {how}, the first is {bad[0]}: "
-                             "build the network with the settings of these weights")
-
+# %% ../nbs/14a_names.ipynb #e2168117
 def _turned(v, flax):   # an array as a tensor, with the axes of a JAX kernel in our order
     v = v if isinstance(v, Tensor) else torch.tensor(v)
     return v.permute(3, 2, 0, 1) if flax and v.ndim == 4 else v.T if flax and v.ndim == 2 else v
@@ -121,9 +116,8 @@ def assemble(
                if not n.endswith('resample_filter')}
     names, own, state, bent = weight_names(net, whose), net.state_dict(), {}, []
     theirs = dict.fromkeys(n for key, parts in names.items() for n in parts or [key])   # what they lack is missing, too
-    refuse('missing entries', 'are missing', [repr(n) for n in theirs if n not in tensors])
-    refuse('unexpected entries', 'have no place in the network', [repr(n) for n in tensors if n not in theirs])
-    for key, w in own.items():
+    lost, extra = [repr(n) for n in theirs if n not in tensors], [repr(n) for n in tensors if n not in theirs]
+    for key, w in own.items() if not lost else ():
         parts = [_turned(tensors[n], whose == 'flax') for n in names[key]]
         v = torch.cat(parts) if len(parts) > 1 and len({p.shape for p in parts}) == 1 else parts[0]
         if '.attend.' in key: v = v[(..., *[None] * (w.ndim - v.ndim))]
@@ -131,7 +125,11 @@ def assemble(
         if v.shape != w.shape: bent.append(f'{names[key][0]!r}, which is {tuple(v.shape)} instead of {tuple(w.shape)}')
         elif '.qkv.' in key: v = qkv_rows(v, net.get_submodule(key.rpartition('.qkv.')[0]).heads, order)
         state[key] = v.to(w.dtype).contiguous()
-    refuse('entries of another shape', 'have another shape than in the network', bent)
+    for bad, what, how in ((lost, 'missing entries', 'are missing'),
+                           (extra, 'unexpected entries', 'have no place in the network'),
+                           (bent, 'entries of another shape', 'have another shape than in the network')):
+        if bad: raise ValueError(f"{what}: {len(bad)} {how}, the first is {bad[0]}: "
+                                 "build the network with the settings of these weights")
     return state
 
 # %% ../nbs/14a_names.ipynb #5eaf0dde
@@ -182,7 +180,7 @@ def from_flax(
     "The weights of the JAX NCSN++."
     return assemble(net, flat(params) if hasattr(params, 'items') else params, 'flax')
 
-# %% ../nbs/14a_names.ipynb #0e059ed7
+# %% ../nbs/14a_names.ipynb #4ea76043
 _ONLY = dict(_class_name='UNet2DModel', center_input_sample=False, time_embedding_type='positional', freq_shift=0,
              flip_sin_to_cos=True, mid_block_type='UNetMidBlock2D', mid_block_scale_factor=1, downsample_type='resnet',
              upsample_type='resnet', act_fn='silu', norm_num_groups=32, norm_eps=1e-5, class_embed_type=None)
@@ -205,7 +203,7 @@ def diffusers_config(
     check_conventions(net, OPENAI_CONVENTIONS, 'OPENAI_CONVENTIONS')
     groups = {m.num_groups for m in net.modules() if isinstance(m, nn.GroupNorm)}
     if net.spec['channel_mult'][0] != 1 or groups != {32}:
-        raise ValueError("diffusers has the width of the embedding from the first resolution, with 32 groups in all norms: "
+        raise ValueError("diffusers has the embedding's width from the first resolution, and 32 groups in all norms: "
                          "only a channel_mult that begins with 1 and at least 32 channels everywhere can be written")
     return _config(net.spec)
 

@@ -127,7 +127,7 @@ def networks(tmp) -> dict:
                      Row(net, x=x, c_noise=c, y=y)],
             imagenet64=Row(**(ADM | dict(num_classes=3)), ok='attention_resolutions.empty num_classes.none'), lsun256=Row(**ADM, ok='attention_resolutions.empty')),
         'names': dict(
-            steps_of=part(net=net), weight_names=Row(net=Own(net), whose='openai'), qkv_rows=Row(v=Own(torch.zeros(12, 2)), heads=Own(2), order='heads_three'), refuse=part(what='', how='', bad=[]),
+            steps_of=part(net=net), weight_names=Row(net=Own(net), whose='openai'), qkv_rows=Row(v=Own(torch.zeros(12, 2)), heads=Own(2), order='heads_three'),
             assemble=part(net=plain, tensors={n: v for (n,), v in zip(names.weight_names(plain, 'edm').values(), plain.state_dict().values())}, whose='edm'), check_conventions=part(net=net, conventions=names.OPENAI_CONVENTIONS, name='x'),
             from_openai=Row(net=Own(net), tensors=dict(fine=c), dry=True), from_diffusers=Row(net=Own(net), tensors=dict(fine=c), dry=True),
             from_edm=Row(net=Own(plain), tensors={n: v for (n,), v in zip(names.weight_names(plain, 'edm').values(), plain.state_dict().values())}), flat=part(params=dict(a=dict(b=1))), from_flax=Row(net=Own(plain), params=dict(a=c), dry=True),
