@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from functools import partial
-from . import adm
+from . import adm, names
 from .core import limits, number, whole
 from .cache import write_whole
 from .foreign import read_pt
@@ -44,7 +44,7 @@ def from_diffusers(
     "The consistency function in a pipeline's folder."
     path = Path(path)
     read_json(path/'model_index.json', PIPELINE)
-    spec = adm.spec_from_diffusers(read_json(path/'unet'/'config.json', 'UNet2DModel'))
+    spec = names.spec_from_diffusers(read_json(path/'unet'/'config.json', 'UNet2DModel'))
     levels = read_json(path/'scheduler'/'scheduler_config.json', SCHEDULER)
     weights, ours = path/'unet'/'diffusion_pytorch_model.safetensors', path/'consistency_nb.json'
     try: tensors = load_file(weights) if weights.is_file() else read_pt(weights.with_suffix('.bin'))
@@ -52,7 +52,7 @@ def from_diffusers(
         raise ValueError(f'{weights.name} in {path.name}/unet is missing or not whole: fetch it again') from e
     facts = json.loads(ours.read_text(encoding='utf-8')) if ours.is_file() else {}   # of `to_diffusers`
     said = dict(source=path.name, qkv='separate -> three_heads', num_train_timesteps=levels['num_train_timesteps'])
-    f = publish(None, partial(make_net, spec), adm.from_diffusers, tensors, 'Consistency', said)
+    f = publish(None, partial(make_net, spec), names.from_diffusers, tensors, 'Consistency', said)
     f.facts = facts | f.facts
     f.sigma_data, f.eps, f.T = (levels[k] for k in ('sigma_data', 'sigma_min', 'sigma_max'))
     return f
@@ -68,7 +68,7 @@ def to_diffusers(
     if type(model) is not Consistency or not isinstance(model.net, adm.ADMUNet):
         got = f'{type(model).__name__} around a {type(getattr(model, "net", None)).__name__}'
         raise ValueError(f'a {PIPELINE} holds a Consistency around an ADMUNet, not a {got}')
-    config, weights = adm.diffusers_config(model.net), adm.to_diffusers(model.net)   # these refuse, too
+    config, weights = names.diffusers_config(model.net), names.to_diffusers(model.net)   # these refuse, too
     path, N = Path(path), num_train_timesteps or known_facts(model).get('num_train_timesteps', 40)
     levels = dict(sigma_min=model.eps, sigma_max=model.T, sigma_data=model.sigma_data, rho=7.)
     write_json(path/'unet'/'config.json', config)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 import torch
 from torch import nn
-from . import adm, ncsnpp
+from . import adm, names, ncsnpp
 from .core import find_device
 from .foreign import read_edm, read_flax, read_pt
 from .nets import UNet
@@ -111,7 +111,7 @@ def load_openai(
     source: str | Path | dict,     # a .pt file, or a dict of tensors under its names
     net: nn.Module | None = None,  # to be filled, if it is not one of the published networks
     kind: str | None = None,       # 'Denoiser' or 'Consistency'; None: by the name of the file; of a dict 'Consistency'
-    qkv: str = 'three_heads',      # order of the qkv rows, as for `adm.from_openai`
+    qkv: str = 'three_heads',      # order of the qkv rows, as for `names.from_openai`
 ) -> Denoiser:  # or Consistency; ValueError for a name that does not tell the kind, and for weights that do not fit
     "A model from OpenAI's PyTorch weights."
     of_dict = isinstance(source, dict)
@@ -121,7 +121,7 @@ def load_openai(
         raise ValueError(f"{name} is not one of {', '.join(OPENAI)}: pass kind='Denoiser' or kind='Consistency'")
     if net is None and make is None: make = openai_net(tensors)
     facts = dict(source=name, qkv=f'{qkv} -> three_heads')
-    return publish(net, make, partial(adm.from_openai, qkv=qkv), tensors, kind or by_name, facts)
+    return publish(net, make, partial(names.from_openai, qkv=qkv), tensors, kind or by_name, facts)
 
 # %% ../nbs/17f_formats.ipynb #3bb98147
 def song_settings(t: dict) -> dict:  # without 'model.' in front of the names
@@ -154,7 +154,7 @@ def edm_spec(
     spec = dict(image_size=sizes[0], model_channels=c, channel_mult=widths, in_channels=first.shape[1],
                 num_classes=columns('map_label.weight'))
     if is_adm:
-        return dict(cls='ADMUNet', num_res_blocks=blocks, attention_resolutions=attend) | spec | adm.EDM_CONVENTIONS
+        return dict(cls='ADMUNet', num_res_blocks=blocks, attention_resolutions=attend) | spec | names.EDM_CONVENTIONS
     return dict(cls='SongUNet', num_blocks=blocks, attn_resolutions=attend) | spec | song_settings(t)
 
 # %% ../nbs/17f_formats.ipynb #ba79a526
@@ -166,11 +166,10 @@ def load_edm(
     of_dict = isinstance(source, dict)
     (tensors, said), name = ((source, {}), 'dict') if of_dict else (read_edm(source), Path(source).name)
     spec = net.spec if net is not None else edm_spec(tensors)
-    if spec['cls'] == 'ADMUNet': spec, net = spec | adm.EDM_CONVENTIONS, None   # whatever `net` was made with
-    convert = dict(SongUNet=ncsnpp, ADMUNet=adm)[spec['cls']].from_edm
+    if spec['cls'] == 'ADMUNet': spec, net = spec | names.EDM_CONVENTIONS, None   # whatever `net` was made with
     said = {k: said[k] for k in ('class_name', 'model_type', 'sigma_data') if k in said}
     facts = dict(source=name, qkv='channels_three -> three_heads') | said
-    model = publish(net, partial(make_net, spec), convert, tensors, 'Denoiser', facts)
+    model = publish(net, partial(make_net, spec), names.from_edm, tensors, 'Denoiser', facts)
     model.sigma_data = said.get('sigma_data', model.sigma_data)
     return model
 
@@ -191,4 +190,4 @@ def load_jcm(
         raise ValueError(f"{name} holds no {which}, but: {', '.join(tree)}")
     kind = kind or ('Denoiser' if found and found[-1] == 'edm' else 'Consistency')
     facts = dict(source=name, qkv='separate -> three_heads', ema=ema)
-    return publish(net, ncsnpp.ncsnpp, ncsnpp.from_flax, tree.get(which, tree), kind, facts)
+    return publish(net, ncsnpp.ncsnpp, names.from_flax, tree.get(which, tree), kind, facts)

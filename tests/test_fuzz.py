@@ -105,41 +105,36 @@ def road(tmp) -> dict:
         'ema': dict(EMA=[Row(model=lin), Row(ema.EMA(lin).update, model=lin, rate=.9, ok='rate.zero')],
                     halflife_to_rate=Row(halflife_images=1e5, batch=8, seen=1e3, ramp=.05, ok='halflife_images.zero halflife_images.huge seen.zero seen.huge ramp.zero ramp.huge batch.huge')),
         'nets': dict(
-            zero_init=part(layer=nn.Linear(2, 2)), class_vector=part(table=nn.Embedding(3, 2), y=n % 3), LevelEmbedding=part(dim=8), norm=Row(channels=16), ResBlock=part(cin=8, cout=8, emb=8), Attention=Row(channels=64, head_channels=Own(32)),
-            Stage=part(cin=8, cout=8, emb=8, dropout=0., attend=True), check_unet=part(s=nets.UNet(**unet).spec), check_inputs=part(x=x, c_noise=t, y=None, channels=3, side=4, classes=None),
+            zero_init=part(layer=nn.Linear(2, 2)), class_vector=part(table=nn.Embedding(3, 2), y=n % 3), LevelEmbedding=part(dim=8), norm=part(channels=16), resample=part(x=x, how='up'), ResBlock=part(cin=8, cout=8, emb=8), Attention=part(channels=64),
+            plan=part(first=8, widths=(8, 16), blocks=1, attends=lambda *at: False), Stage=part(step=None, block=nn.Identity(), attend=nn.Identity()), stages=part(steps=[], block=None, attention=None),
+            check_inputs=part(net=nets.UNet(**unet), x=x, c_noise=t, y=None), Frame=part(args=dict(__class__=nn.Module), side=1), each=part(least=1), probability=part(p=.5), resolutions=part(image_size=8, factors=(1, 2)),
             UNet=[Row(**unet, patch=2, dropout=.1, num_classes=3, in_channels=3, ok='attention.empty dropout.zero'), Row(nets.UNet(**unet, num_classes=3), x=x, c_noise=t, y=n[:4] % 3, ok='y.none')])}
 
 def networks(tmp) -> dict:
-    from consistency_nb import adm, ncsnpp
+    from consistency_nb import adm, names, ncsnpp
     x, c, y = torch.zeros(2, 3, 16, 16), torch.zeros(2), torch.tensor([0, 1])
     song, net = ncsnpp.SongUNet(**NET, num_classes=3, augment_dim=4), adm.ADMUNet(**ADM, num_classes=3)
-    spec = song.spec
-    stage = lambda cin, cout, attend=False, resample=None: nn.Identity()
     plain = ncsnpp.SongUNet(**NET)
-    config = adm.diffusers_config(adm.ADMUNet(**ADM))
+    config = names.diffusers_config(adm.ADMUNet(**ADM))
     return {
         'ncsnpp': dict(
-            fir_kernel=Row(taps=(1, 3, 3, 1)), Resample=part(taps=(1, 1)), group_norm=Row(channels=16), xavier=part(layer=nn.Linear(2, 2)), SongBlock=part(cin=8, cout=8, emb=8),
-            SongAttention=part(channels=8), NoiseEmbedding=part(features=8, width=8, kind='fourier'), PyramidConv=part(cin=3, cout=8, taps=(1, 1)), SongStage=part(cin=8, cout=8, emb=8),
-            levels=part(s=spec), down_path=part(s=spec, stage=stage), up_path=part(s=spec, skips=ncsnpp.down_path(spec, stage)[2], stage=stage),
-            check_settings=part(s=spec), check_call=part(s=spec, x=x, c_noise=c, y=None, augment=None), known=part(net=song, y=None, augment=None, c_noise=c),
+            fir_kernel=Row(taps=(1, 3, 3, 1)), Resample=part(taps=(1, 1)), group_norm=part(channels=16), xavier=part(layer=nn.Linear(2, 2)), SongBlock=part(cin=8, cout=8, emb=8),
+            SongAttention=part(channels=8), NoiseEmbedding=part(features=8, width=8, kind='fourier'), PyramidConv=part(cin=3, cout=8, taps=(1, 1)), pyramid=part(s=song.spec, steps=[]),
+            song_plan=part(s=song.spec), conditions=part(net=song, y=None, augment=None, c_noise=c), one_of=part(lambda: ncsnpp.one_of('a', 'b')),
             SongUNet=[Row(**NET, embedding='fourier', encoder='residual', resample_filter=(1, 1), num_classes=3, augment_dim=4, dropout=.1, in_channels=3, fourier_scale=16.,
                           ok='attn_resolutions.empty dropout.zero augment_dim.zero'),
                       Row(song, x=x, c_noise=c, y=y, augment=torch.zeros(2, 4), ok='y.none augment.none')],
-            ncsnpp=Row(model_channels=8, num_blocks=1), ddpmpp=Row(model_channels=8, num_blocks=1), edm_stages=part(net=song), edm_names=part(net=song), flax_names=part(net=plain),
-            assemble=part(net=plain, tensors=plain.state_dict(), names={k: (k,) for k in plain.state_dict()}, convert=lambda k, parts: parts[0]),
-            from_edm=Row(net=Own(plain), tensors={ncsnpp.edm_names(plain)[k][0]: v for k, v in plain.state_dict().items()}), flat=part(params=dict(a=dict(b=1))),
-            from_flax=Row(net=Own(plain), params=dict(a=c), dry=True), check_weights=Row(tensors=dict(a=c), ok='tensors.unknown')),
+            ncsnpp=Row(model_channels=8, num_blocks=1), ddpmpp=Row(model_channels=8, num_blocks=1)),
         'adm': dict(
-            timestep_embedding=part(label=c, dim=8), ADMEmbedding=part(dim=8, emb=8), group_norm=Row(channels=32, least=Own(1)), ADMBlock=part(cin=32, cout=32, emb=8),
-            ADMAttention=part(channels=64), walk=part(spec=net.spec), check_adm=part(spec=net.spec), ADMStage=part(s=net.plan[0], spec=net.spec), 
+            timestep_embedding=part(label=c, dim=8), ADMEmbedding=part(dim=8, emb=8), ADMAttention=part(channels=64), adm_plan=part(s=net.spec),
             ADMUNet=[Row(**ADM, num_classes=3, dropout=.1, in_channels=3, label_scale=1000., group_channels=1, ok='attention_resolutions.empty label_scale.negative label_scale.zero dropout.zero'),
                      Row(net, x=x, c_noise=c, y=y)],
-            imagenet64=Row(**(ADM | dict(num_classes=3)), ok='attention_resolutions.empty num_classes.none'), lsun256=Row(**ADM, ok='attention_resolutions.empty'), layer_names=Row(net=Own(net), whose='openai'), qkv_rows=Row(v=Own(torch.zeros(12, 2)), heads=Own(2), order='heads_three'),
-            check_conventions=part(net=net, conventions=adm.OPENAI_CONVENTIONS, name='x'),
-            from_openai=Row(net=Own(net), tensors=dict(fine=c), dry=True),
-            from_edm=Row(net=Own(net), tensors=dict(fine=c), dry=True),
-            from_diffusers=Row(net=Own(net), tensors=dict(fine=c), dry=True),
+            imagenet64=Row(**(ADM | dict(num_classes=3)), ok='attention_resolutions.empty num_classes.none'), lsun256=Row(**ADM, ok='attention_resolutions.empty')),
+        'names': dict(
+            steps_of=part(net=net), weight_names=Row(net=Own(net), whose='openai'), qkv_rows=Row(v=Own(torch.zeros(12, 2)), heads=Own(2), order='heads_three'),
+            assemble=part(net=plain, tensors={n: v for (n,), v in zip(names.weight_names(plain, 'edm').values(), plain.state_dict().values())}, whose='edm'), check_conventions=part(net=net, conventions=names.OPENAI_CONVENTIONS, name='x'),
+            from_openai=Row(net=Own(net), tensors=dict(fine=c), dry=True), from_diffusers=Row(net=Own(net), tensors=dict(fine=c), dry=True),
+            from_edm=Row(net=Own(plain), tensors={n: v for (n,), v in zip(names.weight_names(plain, 'edm').values(), plain.state_dict().values())}), flat=part(params=dict(a=dict(b=1))), from_flax=Row(net=Own(plain), params=dict(a=c), dry=True),
             diffusers_config=part(net=adm.ADMUNet(**ADM)), to_diffusers=part(net=adm.ADMUNet(**ADM)), spec_from_diffusers=Row(config=config))}
 
 def files(tmp) -> dict:

@@ -11,12 +11,13 @@ import pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
-from consistency_nb.adm import (ADMAttention, ADMUNet, EDM_CONVENTIONS, diffusers_config, from_diffusers, from_edm, from_openai, imagenet64,
-                                layer_names, lsun256, qkv_rows, spec_from_diffusers, timestep_embedding, to_diffusers)
+from consistency_nb.adm import ADMAttention, ADMUNet, imagenet64, lsun256, timestep_embedding
 from consistency_nb.distances import l1, l2
 from consistency_nb.ema import EMA
 from consistency_nb.grid import karras_grid, levels_from_indices
 from consistency_nb.losses import cd_loss, ct_loss, edm_loss, edm_weight, pd_loss
+from consistency_nb.names import (EDM_CONVENTIONS, diffusers_config, from_diffusers, from_edm, from_openai, qkv_rows, spec_from_diffusers,
+                                  to_diffusers, weight_names)
 from consistency_nb.precond import Consistency, Denoiser
 from consistency_nb.sample import multistep, onestep
 from consistency_nb.schedules import mu_as_coded, steps
@@ -33,8 +34,7 @@ def openai(tensors, qkv='three_heads', **args):
 
 def theirs(net, whose):
     "Their name of each of our parameters, and the parameter."
-    layers = layer_names(net, whose)
-    return {f"{layers[n.rpartition('.')[0]]}.{n.rpartition('.')[2]}": v for n, v in net.state_dict().items()}
+    return {n: v for (n,), v in zip(weight_names(net, whose).values(), net.state_dict().values())}
 
 def grad_norms(net, names=None):
     "Norms of the gradients; None: of all parameters, which run in the same order in the published networks."

@@ -6,7 +6,8 @@ draw by 0, start from the x of the caller, and take a mask that is 1 where the i
 """
 import pytest, torch
 from torch.testing import assert_close
-from consistency_nb.adm import ADMUNet, from_openai
+from consistency_nb.adm import ADMUNet
+from consistency_nb.names import from_openai
 from consistency_nb.edit import colorize, grey, inpaint, keep_grey, keep_means, keep_pixels, super_resolve
 from consistency_nb.grid import levels_from_indices
 from consistency_nb.oracle import Gaussian

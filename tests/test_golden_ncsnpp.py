@@ -11,7 +11,8 @@ from torch.testing import assert_close
 from consistency_nb.distances import l1, l2
 from consistency_nb.grid import karras_grid
 from consistency_nb.losses import cd_loss, ct_loss, edm_loss, edm_weight, pd_loss
-from consistency_nb.ncsnpp import SongUNet, ddpmpp, flax_names, from_edm, from_flax, ncsnpp
+from consistency_nb.names import from_edm, from_flax, weight_names
+from consistency_nb.ncsnpp import SongUNet, ddpmpp, ncsnpp
 from consistency_nb.pfode import denoised_to_score
 from consistency_nb.precond import Consistency, Denoiser
 from consistency_nb.sample import onestep
@@ -64,7 +65,7 @@ def published_order(net):
     walk, seen = ['label', 'augment', 'embed', 'conv_in'], 0
     for i, stage in enumerate(net.down):
         walk.append(f'down.{i}')
-        if stage.resamples: walk.append(f'pyramid.{seen}'); seen += 1   # with the standard encoder there is none of that name
+        if stage.step.resample: walk.append(f'pyramid.{seen}'); seen += 1   # with the standard encoder there is none of that name
     walk += ['mid', 'up', 'norm_out', 'conv_out']
     return [p for w in walk for n, p in net.named_parameters() if n.startswith(f'{w}.')]
 
@@ -162,7 +163,7 @@ def test_jax_and_edm_names_agree():
     if not (path := FOLDER/'06_names_flax_to_edm.json').is_file(): pytest.skip('06_names_flax_to_edm.json is not kept in the repository')
     table, params = json.loads(path.read_text())['map'], weights(golden('06_jax_ncsnpp'), 'weights.online.')
     net, edm = ncsnpp(model_channels=8, num_blocks=2), {}
-    assert set(table) == set(params) == {n for names in flax_names(net).values() for n in names}
+    assert set(table) == set(params) == {n for names in weight_names(net, 'flax').values() for n in names}
     for name, (theirs, how) in table.items():
         v, how = params[name], how or ''
         if how.startswith('HWIO'): v = v.permute(3, 2, 0, 1)
