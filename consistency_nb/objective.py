@@ -19,6 +19,7 @@ from .schedules import growth, mu, pd_rate, pd_steps, steps
 from .pfode import add_noise
 from .solvers import substeps
 from .losses import edm_loss, inverse_gap, pair_loss, pd_loss
+from .ema import ramped
 from .presets import Preset, need_preset
 
 # %% ../nbs/16b_objective.ipynb #19e4ca5b
@@ -48,7 +49,7 @@ def lr_at(p: Preset, k: int, K: int) -> float:
 def ema_at(p: Preset, k: int) -> float:
     "The evaluation average's rate; its half-life is at most `ema_ramp` of the steps so far."
     need_preset(p); check_numbers(whole=True, least=0, k=k)
-    return min(p.ema, 0.5**(1 / (p.ema_ramp * (k + 1)))) if p.ema_ramp else p.ema
+    return ramped(p.ema, k + 1, p.ema_ramp) if p.ema_ramp else p.ema
 
 # %% ../nbs/16b_objective.ipynb #9c64e635
 def autocast_dtype(
@@ -117,7 +118,7 @@ class Objective:
         if p.method == 'edm': return edm_loss(model, x0, n, z, p.sigma_data), n
         N = levels_at(p, k, self.K)
         grid = self.grid(N, x0.device)
-        if p.method == 'pd': return pd_loss(model, target, x0, z, n, N - 1, p.eps, p.T, p.rho), grid[n + 1]
+        if p.method == 'pd': return pd_loss(model, target, x0, z, n, N - 1, partial(self.grid, device=x0.device)), grid[n + 1]
         t, r = levels_of(p, n + 1, grid), levels_of(p, n, grid)
         x_t = add_noise(x0, t, z)
         with torch.no_grad(): x_r = add_noise(x0, r, z) if p.method == 'ct' else hop(p, N, self.step)(x_t, t, r, teacher)

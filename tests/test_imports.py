@@ -10,9 +10,9 @@ NUMBER = {m[2]: m[1] for p in (ROOT/'nbs').glob('*.ipynb') if (m := re.match(r'(
 MODULES = sorted(p for p in LIB.glob('*.py') if p.stem in NUMBER)
 MAY = {  # besides core, which all may import
     'core': '', 'oracle': '', 'pfode': '', 'grid': '', 'solvers': 'pfode grid', 'precond': '', 'sample': 'grid solvers',
-    'distances': '', 'schedules': '', 'losses': 'pfode grid solvers distances', 'continuous': 'pfode', 'ema': '', 'nets': '',
+    'losses': 'pfode grid solvers', 'distances': 'losses', 'schedules': '', 'continuous': 'pfode', 'ema': '', 'nets': '',
     'ncsnpp': 'nets', 'adm': 'nets', 'folders': '', 'data': 'folders', 'presets': '', 'files': '',
-    'objective': 'pfode grid solvers precond schedules losses continuous presets', 'watch': 'data presets files objective', 'parallel': 'ema', 'train': 'ema data presets files objective watch parallel',
+    'objective': 'pfode grid solvers precond losses schedules continuous ema presets', 'watch': 'data presets files objective', 'parallel': 'ema', 'train': 'ema data presets files objective watch parallel',
     'foreign': '', 'checkpoints': 'precond sample nets ncsnpp adm foreign', 'cost': 'presets checkpoints',
     'launch': 'grid solvers sample distances data files presets objective watch parallel train checkpoints', 'edit': 'grid sample', 'evaluate': '',
     'runs': 'folders data precond presets sample train checkpoints cost launch evaluate references',     'references': 'folders data files evaluate', 'stream': 'grid solvers sample data files checkpoints launch evaluate references', 'viz': ''}
