@@ -46,10 +46,11 @@ def _trunk_weights(net):
     try:
         return getattr(tv, enum).IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
     except Exception as e:
-        raise RuntimeError(f"torchvision could not fetch the {net} weights ({type(e).__name__}): fetch {file} on a machine "
-                           f"with a network connection and pass LPIPS(net='{net}', weights='path/to/{file}')") from e
+        raise RuntimeError(f"torchvision could not fetch the {net} weights ({type(e).__name__}): fetch {file} on a "
+                           f"machine with a network connection and pass LPIPS(net='{net}', "
+                           f"weights='path/to/{file}')") from e
 
-# %% ../nbs/08_distances.ipynb #fd9f170f
+# %% ../nbs/08_distances.ipynb #2a5724f2
 def _fill(trunk, weights, net):
     "Put torchvision's weights into the trunk, whose names differ: 'slice1.0.weight' is its 'features.0.weight'."
     if isinstance(weights, (str, bytes)) or hasattr(weights, '__fspath__'):
@@ -59,6 +60,7 @@ def _fill(trunk, weights, net):
     if lacking: raise ValueError(f"these weights lack {lacking[0]}: pass torchvision's own state dict for {net!r}")
     trunk.load_state_dict({k: weights[n] for k, n in names.items()})
 
+# %% ../nbs/08_distances.ipynb #29782ba4
 def _average_pools(trunk):
     for part in trunk.children():
         for name, m in part.named_children():
@@ -80,6 +82,7 @@ def _build(net, weights, pnet_rand, pool):
     if pool == 'avg': _average_pools(model.net)
     return model
 
+# %% ../nbs/08_distances.ipynb #2002437b
 def _one_of(*valid):
     "A rule for `limits`: one of these words."
     def rule(**given):

@@ -14,11 +14,13 @@ from .core import limits, number, whole
 # %% ../nbs/11_ema.ipynb #bceeea07
 def _floats(model):
     "A rule for `limits`: a network whose parameters keep small updates."
-    if not isinstance(model, nn.Module): raise ValueError(f"the model is {type(model).__name__}: pass a torch.nn.Module")
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"the model is {type(model).__name__}: pass a torch.nn.Module")
     low = [n for n, p in model.named_parameters() if p.dtype not in (torch.float32, torch.float64)]
     why = 'a small update would round to nothing'
     if low: raise ValueError(f"averages need float32 parameters, but {low[0]} is not: {why}")
 
+# %% ../nbs/11_ema.ipynb #099b6227
 class EMA:
     "A running average of a module's parameters; buffers are copied. `.module` is the averaged network."
     @limits(model=_floats)
@@ -58,6 +60,7 @@ def ramped(
     "An averaging rate, lowered while a run is young."
     return min(rate, 0.5**(1 / (ramp * steps))) if ramp * steps > 0 else 0.
 
+# %% ../nbs/11_ema.ipynb #a5e121dd
 @limits(halflife_images=number(0), batch=whole(1), seen=number(0), ramp=number(0))
 def halflife_to_rate(
     halflife_images: float,  # images after which an old weight counts half
