@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from .core import find_device, mix_seed
+from .ema import ramped
 from .grid import between_n, karras_grid, karras_level, lognormal_n, lognormal_t, uniform_n
 from .precond import Consistency, Denoiser
 from .schedules import growth, mu, pd_rate, pd_steps, steps
@@ -44,7 +45,7 @@ def lr_at(p: Preset, k: int, K: int) -> float:
 
 def ema_at(p: Preset, k: int) -> float:
     "The evaluation average's rate; its half-life is at most `ema_ramp` of the steps so far."
-    return min(p.ema, 0.5**(1 / (p.ema_ramp * (k + 1)))) if p.ema_ramp else p.ema
+    return ramped(p.ema, k + 1, p.ema_ramp) if p.ema_ramp else p.ema
 
 # %% ../nbs/16a_objective.ipynb #9c64e635
 def autocast_dtype(
@@ -115,7 +116,7 @@ class Objective:
                                   for f in (self.model, self.target, self.teacher))
         if p.method == 'edm': return edm_loss(model, x0, n, z, p.sigma_data), n
         grid = self.grid(N, x0.device)
-        if p.method == 'pd': return pd_loss(model, target, x0, z, n, N - 1, p.eps, p.T, p.rho), grid[n + 1]
+        if p.method == 'pd': return pd_loss(model, target, x0, z, n, N - 1, partial(self.grid, device=x0.device)), grid[n + 1]
         t, r = levels_of(p, n + 1, grid), levels_of(p, n, grid)
         x_t = add_noise(x0, t, z)
         with torch.no_grad():

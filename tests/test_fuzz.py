@@ -89,20 +89,21 @@ def road(tmp) -> dict:
             substeps=Row(step=Own(solvers.euler_step), m=2, rho=7., ok='m.huge'),
             edm_sample=[Row(denoise=D, x=x, n=3, eps=.002, T=80., rho=7., churn=1., ok='x.rank x.batch churn.zero churn.huge'), part(denoise=D, x=x, n=3, churn=solvers.Churn(1., noise=torch.zeros(3, *x.shape)))],
             Churn=[Row(churn=1., s_min=0., s_max=50., s_noise=1., ok='churn.zero churn.huge s_min.zero s_max.zero s_max.inf s_max.huge s_noise.zero s_noise.huge'), part(solvers.Churn().z, i=0, x=x)]),
-        'distances': dict(difference=Row(a=x, b=z), l1=Row(a=x, b=z), l2=Row(a=x, b=z), pseudo_huber=Row(a=x, b=z, c=.1, ok='c.zero c.huge'),
+        'distances': dict(l1=Row(a=x, b=z), pseudo_huber=Row(a=x, b=z, c=.1, ok='c.zero c.huge'),
                           LPIPS=[Row(net='squeeze', size=64, weights=Own(None), pnet_rand=Own(True), pool='max', ok='size.none'), Row(distances.LPIPS('squeeze', 32, pnet_rand=True), a=x, b=z)]),
         'schedules': dict(
             steps=Row(k=3, K=10, s0=2, s1=150, ok='k.zero k.huge k.negative K.huge'), mu=Row(N=4, s0=2, mu0=.9, ok='N.huge s0.huge'), mu_as_coded=Row(N=4, s0=2, mu0=.9, ok='N.huge s0.huge'),
             ict_steps=Row(k=3, K=10, s0=10, s1=1280, ok='k.zero k.huge k.negative K.huge'), ect_ratio=Row(t=t, stage=2, q=2., k=8., b=1., ok='t.rank t.batch k.zero k.huge b.huge b.zero b.negative stage.zero'),
             pd_steps=Row(k=3, each=10, s0=16, ok='k.zero k.huge k.negative each.huge'), pd_rate=Row(k=3, each=10, s0=16, ok='k.zero k.huge k.negative each.huge'),
-            growth=Row(k=3, K=10, stages=(3, 4, 6), hold=.2, ok='k.zero k.huge k.negative K.huge hold.zero')),
+            growth=Row(k=3, K=10, stages=(3, 4, 6), ok='k.zero k.huge k.negative K.huge')),
         'losses': dict(
-            edm_weight=Row(t=t, sigma_data=.5, ok='t.rank t.batch'), edm_loss=Row(denoise=D, x0=x, t=t, z=z, sigma_data=.5),
-            pair_loss=Row(f=f, f_target=f, x_t=x, t=t, x_r=z, r=s, distance=distances.l2),
-            cd_loss=Row(f=f, f_target=f, denoise=D, x0=x, z=z, n=n, grid=g, step=solvers.heun_step, distance=distances.l2, ok='grid.batch'),
-            ct_loss=Row(f=f, f_target=f, x0=x, z=z, n=n, grid=g, distance=distances.l2, ok='grid.batch'), inverse_gap=Row(t=t, s=s),
-            pd_loss=Row(denoise=D, teacher=D, x0=x, z=z, i=n, S=4, eps=.002, T=80., rho=7., distance=distances.l2)),
-        'ema': dict(EMA=[Row(model=lin), Row(ema.EMA(lin).update, model=lin, rate=.9, ok='rate.zero')],
+            difference=Row(a=x, b=z), l2=Row(a=x, b=z), edm_weight=part(t=t, sigma_data=.5), edm_loss=part(denoise=D, x0=x, t=t, z=z, sigma_data=.5),
+            pair_loss=part(f=f, target=f, x_t=x, t=t, x_r=z, r=s, distance=losses.l2), neighbours=Row(n=n, grid=Own(g), ok='n.batch'),
+            cd_loss=part(f=f, f_target=f, denoise=D, x0=x, z=z, n=n, grid=g, step=solvers.heun_step, distance=losses.l2),
+            ct_loss=part(f=f, f_target=f, x0=x, z=z, n=n, grid=g, distance=losses.l2), inverse_gap=part(t=t, r=s),
+            pd_loss=Row(denoise=Own(D), teacher=Own(D), x0=Own(x), z=Own(z), i=n, S=Own(4))),
+        'ema': dict(EMA=[Row(model=lin), Row(ema.EMA(lin).update, model=Own(lin), rate=.9, ok='rate.zero')],
+                    ramped=Row(rate=.9, steps=10., ramp=.05, ok='rate.zero steps.zero steps.huge ramp.zero ramp.huge'),
                     halflife_to_rate=Row(halflife_images=1e5, batch=8, seen=1e3, ramp=.05, ok='halflife_images.zero halflife_images.huge seen.zero seen.huge ramp.zero ramp.huge batch.huge')),
         'nets': dict(
             zero_init=part(layer=nn.Linear(2, 2)), class_vector=part(table=nn.Embedding(3, 2), y=n % 3), LevelEmbedding=part(dim=8), norm=part(channels=16), resample=part(x=x, how='up'), ResBlock=part(cin=8, cout=8, emb=8), Attention=part(channels=64),
@@ -417,7 +418,7 @@ def test_any_number(data):
     "Schedules and grids answer with a finite number or with a clear error, whatever is put in the place of one argument."
     from consistency_nb import core, ema, grid, schedules
     calls = [(schedules.steps, dict(k=3, K=10, s0=2, s1=150)), (schedules.mu, dict(N=4, s0=2, mu0=.9)), (schedules.ict_steps, dict(k=3, K=10, s0=10, s1=1280)), (schedules.pd_steps, dict(k=3, each=10, s0=16)),
-             (schedules.pd_rate, dict(k=3, each=10, s0=16)), (schedules.growth, dict(k=3, K=10, hold=.2)), (ema.halflife_to_rate, dict(halflife_images=1e5, batch=8, seen=1e3, ramp=.05)),
+             (schedules.pd_rate, dict(k=3, each=10, s0=16)), (schedules.growth, dict(k=3, K=10)), (ema.halflife_to_rate, dict(halflife_images=1e5, batch=8, seen=1e3, ramp=.05)),
              (grid.karras_grid, dict(N=18, eps=.002, T=80., rho=7.)), (lambda mean, std: grid.lognormal_t(4, None, mean, std), dict(mean=0., std=1.)), (core.mix_seed, dict(seed=3, draw=1))]
     call, args = data.draw(st.sampled_from(calls))
     bad = {data.draw(st.sampled_from([*args])): data.draw(ANY)}
