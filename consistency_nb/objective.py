@@ -100,6 +100,7 @@ class Objective:
     teacher: Callable | None = None   # CD: D(x, t)
     distance: Callable | None = None  # CD, CT: d(a, b) -> (B,)
     step: Callable | None = None      # CD: the solver's step
+    grids: dict = dataclasses.field(default_factory=dict)
 
     def draw(self, k: int, B: int, gen: torch.Generator) -> Tensor:  # (B,)
         "What step k draws besides images and noise: levels for 'edm', else intervals: indices, or places between."
@@ -116,7 +117,8 @@ class Objective:
                                   for f in (self.model, self.target, self.teacher))
         if p.method == 'edm': return edm_loss(model, x0, n, z, p.sigma_data), n
         grid = self.grid(N, x0.device)
-        if p.method == 'pd': return pd_loss(model, target, x0, z, n, N - 1, partial(self.grid, device=x0.device)), grid[n + 1]
+        if p.method == 'pd':
+            return pd_loss(model, target, x0, z, n, N - 1, partial(self.grid, device=x0.device)), grid[n + 1]
         t, r = levels_of(p, n + 1, grid), levels_of(p, n, grid)
         x_t = add_noise(x0, t, z)
         with torch.no_grad():
@@ -125,10 +127,10 @@ class Objective:
         return pair_loss(model, target, x_t, t, x_r, r, self.distance, weight), t
 
     def grid(self, N: int, device) -> Tensor:
-        "The grid of N levels, made when N changes."
+        "The grid of N levels, made once."
         p = self.p
-        if len(getattr(self, '_grid', ())) != N: self._grid = karras_grid(N, p.eps, p.T, p.rho, device=device)
-        return self._grid
+        if N not in self.grids: self.grids[N] = karras_grid(N, p.eps, p.T, p.rho, device=device)
+        return self.grids[N]
 
 # %% ../nbs/16a_objective.ipynb #2aa54d52
 def noise(
