@@ -251,7 +251,7 @@ def running(tmp) -> dict:
         'objective': dict(
             levels_at=part(p=p, k=3, K=10), pd_stage=part(p=presets.preset('avatars32_pd'), K=100), mu_at=[part(p=p, N=4), part(p=presets.preset('cifar10_ct'), N=4)],
             lr_at=part(p=p, k=3, K=10), ema_at=part(p=presets.preset('avatars32_edm'), k=3), autocast_dtype=[Row(precision='fp32', device=Own('cpu')), Row(precision=Own('auto'), device='cpu')],
-            wrap=part(net=net, p=p), levels_of=part(p=p, n=n, grid=torch.tensor([.1, 1., 2.])), hop=part(p=p, N=3, step=solvers.euler_step), Objective=part(p=p, K=10, model=f, target=f),
+            wrap=part(net=net, p=p), levels_of=part(p=p, n=n, grid=torch.tensor([.1, 1., 2.])), with_labels=part(f=f, y=None), hop=part(p=p, N=3, step=solvers.euler_step), Objective=part(p=p, K=10, model=f, target=f),
             noise=part(seed=1, part=range(2), shape=(3, 8, 8), gen=gen())),
         'place': dict(
             Parts=part(**made), Options=part(**options), check_run=Row(by_name(place.check_run), **door, ok=legal + ' device.none device.number device.unknown device.empty device.nul tracker.number tracker.unknown tracker.nul accumulate.none accumulate.text accumulate.list accumulate.nan accumulate.inf accumulate.negative accumulate.zero accumulate.huge accumulate.fraction'),
