@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['EDGES', 'RANGES', 'FRAMES', 'Meter', 'position', 'mend', 'append', 'check_tracker', 'open_trackers', 'flat',
-           'somebody_watches', 'print_line', 'show', 'Watch', 'keep_frame', 'preview', 'pictures']
+           'somebody_watches', 'print_line', 'show', 'open_bar', 'record_of', 'write_record', 'Watch', 'keep_frame',
+           'preview', 'pictures']
 
 # %% ../nbs/17b_watch.ipynb #5d7a9261
 import builtins, json, shutil, sys, time
@@ -133,6 +134,24 @@ def show(trackers: list, x: Tensor, k: int):  # (B, C, H, W) in [-1, 1]
         order = dict(dataformats='NHWC') if t.name == 'tensorboard' else {}
         if hasattr(t, 'log_images'): t.log_images(dict(samples=grid), step=k, **order)
 
+# %% ../nbs/17b_watch.ipynb #1b6155b8
+def open_bar(run: Run, bar: bool | None) -> tqdm | None:
+    "A progress bar, if it is wanted; None: where a person watches."
+    if not (somebody_watches() if bar is None else bar): return None
+    return tqdm(total=run.K, initial=run.k, desc=run.p.name, unit='step', dynamic_ncols=True)
+
+def record_of(run: Run, rate: float) -> dict:  # steps per second
+    "Where a run stands."
+    speed = round(rate * run.p.batch, 2)
+    return dict(step=run.k, of=run.K, images=run.k * run.p.batch, images_per_s=speed) | position(run.p, run.k - 1, run.K)
+
+def write_record(record: dict, left: float, out: Path, trackers: list, progress: tqdm | None):
+    "To the file, the trackers, and the bar or a line."
+    append(out/'metrics.jsonl', record)
+    for t in trackers: t.log(flat(record), step=record['step'])
+    if not progress: return print_line(record, left)
+    progress.set_postfix_str(f"loss {record['loss']:.4f}" + (f"  N {record['N']}" if 'N' in record else ''))
+
 # %% ../nbs/17b_watch.ipynb #8a642ce2
 class Watch(Hook):
     "What a run shows of itself: a bar or lines, metrics.jsonl, a tracker. All processes have one, the main one writes."
@@ -150,37 +169,24 @@ class Watch(Hook):
         if run.place.main and run.k < run.K:
             mend(self.out/'metrics.jsonl', run.k)
             if self.tracker: self.trackers = open_trackers(self.tracker, run, self.out)
-            if somebody_watches() if self.bar is None else self.bar:
-                self.progress = tqdm(total=run.K, initial=run.k, desc=run.p.name, unit='step', dynamic_ncols=True)
+            self.progress = open_bar(run, self.bar)
         if run.k == 0: self.ask(dict(step=0, of=run.K))
         self.rest()
-
     def ask(self, record: dict) -> Tensor | None:
         if self.on_log and (self.run.place.main or self.run.place.together): return self.on_log(self.run, record)
-
     def rest(self): self.k, self.since = self.run.k, time.perf_counter()
-
     def after_step(self, loss: Tensor, t: Tensor):
         self.meter.add(loss, t, self.run.norm)
         if self.progress: self.progress.update()
-
     def due(self) -> bool: return self.run.place.main and time.perf_counter() - self.since >= self.every
-
     def act(self):
         run, rate = self.run, (self.run.k - self.k) / (time.perf_counter() - self.since)
-        record = dict(step=run.k, of=run.K, images=run.k * run.p.batch, images_per_s=round(rate * run.p.batch, 2))
-        record |= position(run.p, run.k - 1, run.K) | self.meter.read(run.place.total)
-        if run.place.main: self.write(record, (run.K - run.k) / max(rate, 1e-9))
+        record = record_of(run, rate) | self.meter.read(run.place.total)
+        left = (run.K - run.k) / max(rate, 1e-9)
+        if run.place.main: write_record(record, left, self.out, self.trackers, self.progress)
         images = self.ask(record)
         if images is not None and self.trackers: show(self.trackers, images, run.k)
         self.rest()
-
-    def write(self, record: dict, left: float):
-        append(self.out/'metrics.jsonl', record)
-        for t in self.trackers: t.log(flat(record), step=record['step'])
-        if not self.progress: return print_line(record, left)
-        self.progress.set_postfix_str(f"loss {record['loss']:.4f}" + (f"  N {record['N']}" if 'N' in record else ''))
-
     def __exit__(self, *_):
         for t in self.trackers: t.finish()
         if self.progress: self.progress.close()

@@ -170,7 +170,7 @@ def files(tmp) -> dict:
             place=part(name='cifar10', kind='cifar10', root=tmp), by_path=part(path=tmp/'zoo', size=8, channels=3, memory=1.), dataset=Row(name=str(tmp/'zoo'), size=8, channels=3, memory=1., ok='memory.zero memory.huge'),
             check_data=part(data=images), pixel_moments=Row(data=images, sample=4, ok='sample.huge'), measure_sigma_data=Row(data=images, sample=4, ok='sample.huge'), check_sigma_data=Row(data=images, sigma_data=1., tolerance=.25, ok='tolerance.zero tolerance.huge sigma_data.huge')),
         'presets': dict(
-            Preset=Row(**{f: Own(getattr(whole, f)) for f in whole.__dataclass_fields__}), need_preset=Row(p=whole), is_power_of_2=part(n=4), faults=part(p=whole), check_preset=part(p=whole), check_parameter=part(name='n', default=1, v=2), same_type=part(name='x', old=1, new=2), override=Row(preset=whole, lr=.1, ok='lr.huge'),
+            Levels=part(), Preset=Row(**{f: Own(getattr(whole, f)) for f in whole.__dataclass_fields__}), need_preset=Row(p=whole), is_power_of_2=part(n=4), faults=part(p=whole), check_preset=part(p=whole), check_parameter=part(name='n', default=1, v=2), same_type=part(name='x', old=1, new=2), override=Row(preset=whole, lr=.1, ok='lr.huge'),
             preset=Row(name='avatars32_cd'), read_parameters=part(declared=dict(n=1), given=dict(n=2))),
         'foreign': dict(
             wanted=part(e=ValueError('GLOBAL a.b')), Refused=part(name='a', what='b'), one_sentence=part(name='a', what='b'), read_pt=Row(path=tmp/'a.pt'), Record=part(), Reader=part(lambda file: None, file=''), tensor=part(lambda r: 0, r=None),
@@ -267,7 +267,7 @@ def running(tmp) -> dict:
             say=part(text=''), write_run=part(run=run, path=out/'w.safetensors'), go_on=part(run=run, out=tmp/'kept'), Save=part(out=out), Interrupt=part()),
         'watch': dict(
             Meter=part(device='cpu'), position=part(p=p, k=3, K=10), mend=part(path=tmp/'metrics.jsonl', k=1), append=part(never, path=tmp), check_tracker=Row(name='', ok='name.none'),
-            open_trackers=part(never, run=run), flat=part(record=dict(step=1)), somebody_watches=part(), Watch=part(out=tmp), keep_frame=part(never, images=x), preview=part(run=run, x=x), pictures=part(shape=(3, 8, 8), out=out)),
+            open_trackers=part(never, run=run), flat=part(record=dict(step=1)), print_line=part(never, record={}), show=part(never, trackers=[]), open_bar=part(run=run, bar=False), record_of=part(run=run, rate=1.), write_record=part(never, record={}), somebody_watches=part(), Watch=part(out=tmp), keep_frame=part(never, images=x), preview=part(run=run, x=x), pictures=part(shape=(3, 8, 8), out=out)),
         'parallel': dict(accelerator=Row(device='cpu', patience=Own(30.)), Replicas=part(never, acc=None), Shards=part(never, acc=None), shard=part(never, net=net), place_of=part(options=place.Options(device='cpu'))),   # these ask all processes
         'processes': dict(
             check_counts=Row(started, **many, ok='node_rank.zero address.number address.unknown address.nul'), config_of=part(never, o=None), story=part(never, failures={}), follow_parent=part(),
