@@ -49,6 +49,14 @@ def test_title(path):
     assert len(lines) > 1 and re.match(r'> \S', lines[1]), 'a line "> what the page promises" is missing'
     assert all(re.match(r'- [\w-]+: \S', l) for l in lines[2:]), f'these lines would vanish from the site: {lines[2:]}'
 
+ROAD = sorted(p.stem for p in NBS if re.match(r'\d', p.name))   # 17_train before 17a_files, as ASCII has it
+
+@pytest.mark.parametrize('here, there', [*zip(ROAD, [*ROAD[1:], 'train_edm'])])
+def test_next_page(here, there):
+    "Each page of the road ends with the true next one."
+    last = [*markdown(ROOT/f'nbs/{here}.ipynb')][-1]
+    assert re.search(rf'Next: .*\b{there}\b', last), f'{here} ends with {last[-200:]!r}'
+
 @pytest.fixture(scope='module')
 def tree(tmp_path_factory):
     "A copy of what the documentation is made from."
