@@ -28,7 +28,8 @@ def write_whole(
 ):
     "Write under a temporary name, then rename: `path` is never half written."
     path = Path(path)
-    tmp = path.with_name(f'.{path.name}' if aside else f'.{path.name}.{os.getpid()}')   # of one writer: the leftover is reused
+    mine = '' if aside else f'.{os.getpid()}'   # of a file with one writer the leftover is reused
+    tmp = path.with_name(f'.{path.name}{mine}')
     try:
         write(tmp)
         with open(tmp, 'rb+') as f: os.fsync(f.fileno())
@@ -69,7 +70,8 @@ def write_tensors(
     write_whole(path, lambda p: save_file(tensors, p, metadata=about), aside)
 
 def read_tensors(
-    path: str | Path,  # of `write_tensors`
+    path: str | Path,    # of `write_tensors`
+    what: str = 'file',  # in the message
 ) -> tuple[dict, dict[str, Tensor]]:  # facts, tensors on the CPU
     "What `write_tensors` wrote. ValueError for a file that is not whole."
     from safetensors import SafetensorError, safe_open
@@ -79,7 +81,7 @@ def read_tensors(
         if checksum(about['facts'], tensors) == about['sha256']: return json.loads(about['facts']), tensors
         why = 'its checksum is another'
     except (SafetensorError, KeyError, TypeError) as e: why = f'{type(e).__name__}: {e}'
-    raise ValueError(f'{path.name} is not a whole file ({why})')
+    raise ValueError(f'{path.name} is not a whole {what} ({why})')
 
 # %% ../nbs/14c_cache.ipynb #538e6716
 def cache_folder() -> Path:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from .core import limits, number, whole
 from .folders import Folder, to_bytes
-from .cache import cache_folder, digest, write_whole   # looked for here by pages that came before that one
+from .cache import cache_folder
 from .sets import HOW, Images, arrays, cached_images, cifar10, imagenet, pictures
 
 # %% ../nbs/15_data.ipynb #9245fadf

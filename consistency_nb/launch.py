@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 import torch
 import torch.distributed as dist
-from .core import limits, number
+from .core import check_numbers, check_seed, limits, number
 from .solvers import euler_step, heun_step
 from .distances import LPIPS, l1, l2, pseudo_huber
 from .data import check_sigma_data, dataset
@@ -46,6 +46,7 @@ def parts_of(
     options: Options = Options(),  # its seed is that of the first weights, its device that of the teacher
 ) -> Parts:
     "Everything that a preset names."
+    check_seed(options.seed)
     device = choose_device(options.device)
     torch.manual_seed(options.seed)
     data = dataset(p.data, size=p.image_size, memory=16.)
@@ -76,7 +77,7 @@ def fit_in(
     out.mkdir(parents=True, exist_ok=True)
     if run.place.main: check_sigma_data(parts.data, p.sigma_data)
     watch = Watch(out, options.tracker, log_every, bar, on_log)
-    return train(go_on(run, out), (Interrupt(), Clock(options.minutes), watch, Save(out, save_every)))
+    return train(go_on(run, out), (Interrupt(), Clock(options.minutes), watch, Save(out, save_every, watch)))
 
 # %% ../nbs/18a_launch.ipynb #c6b35e41
 def model_of(run: Run) -> Callable | None:
@@ -111,6 +112,8 @@ EACH = 'seed', 'device', 'minutes', 'accumulate', 'shard', 'compile', 'tracker' 
 def check_options(p: Preset, options: Options):
     "Refuse options with which no process could begin."
     need_preset(p)
+    check_seed(options.seed)
+    check_numbers(least=0, most=1e7, minutes=options.minutes)
     enough_devices(options)
     portions(p.batch, options.num_processes, 0, options.accumulate)
     check_tracker(options.tracker)

@@ -18,7 +18,8 @@ from .grid import karras_grid
 from .solvers import Churn, edm_sample, euler_step, solve
 from .sample import check_levels, generate, labelled, sampler
 from .data import to_bytes
-from .files import check_folder, checksum, read_state, write_state
+from .cache import checksum, read_tensors, write_tensors
+from .files import check_folder
 from .checkpoints import load
 from .place import Options
 from .processes import enough_devices, follow_parent, start
@@ -49,7 +50,7 @@ def is_there(
 ) -> bool:
     "Is this shard written and whole? ValueError if it holds other samples."
     if not file.exists(): return False
-    try: facts, _ = read_state(file)
+    try: facts, _ = read_tensors(file)
     except ValueError as e:
         say(f'{e}: drawn again')
         return False
@@ -92,7 +93,7 @@ def stream(
         seconds = time.perf_counter() - began
         found = extract(images.expand(-1, 3, -1, -1), features, device=s.device)
         facts = dict(about=about, seconds=seconds, layer=next(iter(found)))
-        write_state(file, facts, {'images': images, **found}, keep=False)
+        write_tensors(file, facts, {'images': images, **found})
         s.say(f'{folder.name}: {part.stop - seeds[0]:,} of {len(seeds):,}, {1e3 * seconds / len(part):.1f} ms a sample')
 
 # %% ../nbs/20b_stream.ipynb #8804e3b9
@@ -100,7 +101,7 @@ def all_shards(folder: Path, seeds: range, shard: int) -> Iterator[tuple[dict, d
     "Facts and tensors of all shards, in order. FileNotFoundError if some are missing."
     files = [shard_file(folder, p) for p in parts(seeds, shard)]
     missing = sum(not f.exists() for f in files)
-    if not missing: return map(read_state, files)
+    if not missing: return map(read_tensors, files)
     raise FileNotFoundError(f'{missing} of {len(files)} shards are missing in {Path(folder).name}: '
                             'make the same call again to draw them')
 

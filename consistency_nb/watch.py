@@ -180,6 +180,7 @@ class Watch(Hook):
         if self.progress: self.progress.update()
     def due(self) -> bool: return self.run.place.main and time.perf_counter() - self.since >= self.every
     def act(self):
+        if self.run.k == self.k: return
         run, rate = self.run, (self.run.k - self.k) / (time.perf_counter() - self.since)
         record = record_of(run, rate) | self.meter.read(run.place.total)
         left = (run.K - run.k) / max(rate, 1e-9)
