@@ -20,6 +20,7 @@ from .formats import (NETS, OPENAI, about, blank, described, fill, load_edm, loa
                                     place)
 from .exchange import from_diffusers, optional, to_diffusers, to_onnx
 from .precond import Denoiser
+from . import sample   # gives every model its `sample`
 
 # %% ../nbs/18_checkpoints.ipynb #97a6dd96
 def as_json(said: dict) -> str:
