@@ -255,8 +255,8 @@ def test_two_killed_processes(tmp_path):
     one, = run_jobs(jobs, tmp_path/'1', shard=5)
     words = dict(jobs=[dataclasses.asdict(j) for j in jobs], out_dir=str(tmp_path/'3'), device='cpu', batch=50, shard=5)
     (tmp_path/'jobs.json').write_text(json.dumps(words))
-    from consistency_nb.launch import environments
-    ps = [subprocess.Popen([sys.executable, '-m', 'consistency_nb.stream', str(tmp_path/'jobs.json')], env=os.environ | e, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) for e in environments(2)]
+    both = [dict(RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE='2', LOCAL_WORLD_SIZE='2', OMP_NUM_THREADS='1') for r in range(2)]
+    ps = [subprocess.Popen([sys.executable, '-m', 'consistency_nb.stream', str(tmp_path/'jobs.json')], env=os.environ | e, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) for e in both]
     until = time.monotonic() + 120
     while not list((tmp_path/'3').glob('*/*.safetensors')) and time.monotonic() < until: time.sleep(0.01)
     for p in ps: p.kill(); p.wait()
