@@ -205,7 +205,8 @@ def fingerprint(
 def check_set(count: int, labels: Tensor | None, name: str):
     "Refuse a set without pictures, and labels that are not one class number per picture."
     if not count: raise ValueError(f'{name} holds no pictures')
-    if labels is not None and len(labels) != count: raise ValueError(f'{name}: {len(labels)} labels for {count} pictures')
+    if labels is not None and len(labels) != count:
+        raise ValueError(f'{name}: {len(labels)} labels for {count} pictures')
     if labels is not None: check_index(2**31, labels=labels)
 
 # %% ../nbs/14b_folders.ipynb #a86949b0

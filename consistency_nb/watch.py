@@ -142,8 +142,8 @@ def open_bar(run: Run, bar: bool | None) -> tqdm | None:
 
 def record_of(run: Run, rate: float) -> dict:  # steps per second
     "Where a run stands."
-    speed = round(rate * run.p.batch, 2)
-    return dict(step=run.k, of=run.K, images=run.k * run.p.batch, images_per_s=speed) | position(run.p, run.k - 1, run.K)
+    record = dict(step=run.k, of=run.K, images=run.k * run.p.batch, images_per_s=round(rate * run.p.batch, 2))
+    return record | position(run.p, run.k - 1, run.K)
 
 def write_record(record: dict, left: float, out: Path, trackers: list, progress: tqdm | None):
     "To the file, the trackers, and the bar or a line."
