@@ -315,7 +315,7 @@ def measured(tmp) -> dict:
             floor=Row(features=v, n=4, seed=1, ok='features.batch seed.negative seed.zero seed.huge'), closeness=Row(samples=v, train=w, share=.5, asked=9, features=lite, ok='samples.batch train.batch share.zero asked.huge'),
             nearest=Row(images=v, train=w, k=2, features=lite, ok='images.batch train.batch'), class_rate=Row(images=v, y=torch.arange(12) % 2, reference=w, labels=torch.arange(12) % 2, features=lite, ok='y.large labels.large')),
         'references': dict(
-            Seen=part(about={}, statistics=seen.statistics), keep_rows=part(portions=[dict(pool=v)], keep=3), summarize=Row(batches=[pics], **look, keep=3, ok='device.empty keep.zero keep.huge'), remembered=part(lambda path: None, path=tmp), identity=part(data=images), picked=Row(total=10, n=4, seed=0, keep=3, ok='keep.huge seed.negative seed.huge'),
+            Seen=part(about={}, statistics=seen.statistics), keep_rows=part(portions=[dict(pool=v)], keep=3), summarize=Row(batches=[pics], **look, keep=3, ok='device.empty keep.zero keep.huge'), identity=part(data=images), picked=Row(total=10, n=4, seed=0, keep=3, ok='keep.huge seed.negative seed.huge'),
             reference=Row(fresh_cache, data=images, n=4, seed=0, keep=3, **look, ok='device.empty keep.huge seed.negative seed.huge'), check_alike=Row(reports=dict(a=report, b=report), ok=''), report=Row(samples=seen, reference=seen, metrics='fid'), spread=Row(reports=[report]),
             table=Row(rows=dict(a=report, b=report), columns=['fd'], ok='columns.empty')),
         'npz': dict(
