@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['difference', 'l2', 'edm_weight', 'edm_loss', 'pair_loss', 'neighbours', 'cd_loss', 'ct_loss', 'inverse_gap',
-           'pd_loss']
+           'inverse_c_out', 'pd_loss']
 
 # %% ../nbs/07_losses.ipynb #63d1c626
 from collections.abc import Callable
@@ -120,6 +120,15 @@ def inverse_gap(
 ) -> Tensor:  # (B,)
     "iCT's weight 1 / (t - r): close neighbours count more."
     return 1 / (t - r)
+
+# %% ../nbs/07_losses.ipynb #601fa712
+def inverse_c_out(
+    t: Tensor,  # (B,) the larger levels
+    r: Tensor,  # (B,) the smaller levels; the weight does not depend on them
+    sigma_data: float = 0.5,  # standard deviation of the data
+) -> Tensor:  # (B,)
+    "1 / c_out(t): with a distance that is a norm, every level counts alike for the raw network."
+    return edm_weight(t, sigma_data).sqrt()
 
 # %% ../nbs/07_losses.ipynb #d088d791
 def pd_loss(

@@ -52,7 +52,7 @@ class Preset(Levels):
     teacher_N: int = 0         # CD: several of the teacher's steps make a hop of a grid with fewer levels than this
     distance: str = 'l2'       # 'l1', 'l2', 'pseudo_huber' or 'lpips'
     huber_c: float = 0.        # pseudo-Huber's c; 0 for iCT's 0.00054 sqrt(dimension)
-    weight: str = 'uniform'    # 'uniform' or 'inverse_gap'
+    weight: str = 'uniform'    # 'uniform', 'inverse_gap' or 'inverse_c_out'
     init: str = 'random'       # 'random', 'teacher', or the name of a model whose weights begin the run
     teacher: str = ''          # CD, PD: name or file of the denoiser that is distilled
     flip: bool = True          # mirror half of the images
@@ -68,7 +68,7 @@ FIELDS = *Preset.__annotations__, *Levels.__annotations__
 # %% ../nbs/16_presets.ipynb #c0ffee07
 CHOICES = dict(method=('edm', 'cd', 'ct', 'pd'), optimizer=('radam', 'adam'), solver=('heun', 'euler'),
                distance=('l1', 'l2', 'pseudo_huber', 'lpips'), draw=('uniform', 'lognormal', 'between'),
-               weight=('uniform', 'inverse_gap'), precision=('auto', 'fp32', 'bf16', 'fp16'))
+               weight=('uniform', 'inverse_gap', 'inverse_c_out'), precision=('auto', 'fp32', 'bf16', 'fp16'))
 LIMITS = {'image_size': (1, 2**14), 'batch iterations gpus': (1, 2**31), 'warmup': (0, 2**31), 'N': (2, 2**20),
           's0 s1 teacher_N': (0, 2**20), 'lr': (1e-12, 1e38), 'lr_decay': (0, 1),
           'ema mu mu0 dropout label_dropout': (0, 1 - 1e-9), 'clip huber_c ema_ramp': (0, 1e9),

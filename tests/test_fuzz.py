@@ -100,7 +100,7 @@ def road(tmp) -> dict:
             difference=Row(a=x, b=z), l2=Row(a=x, b=z), edm_weight=part(t=t, sigma_data=.5), edm_loss=part(denoise=D, x0=x, t=t, z=z, sigma_data=.5),
             pair_loss=part(f=f, target=f, x_t=x, t=t, x_r=z, r=s, distance=losses.l2), neighbours=Row(n=n, grid=Own(g), ok='n.batch'),
             cd_loss=part(f=f, f_target=f, denoise=D, x0=x, z=z, n=n, grid=g, step=solvers.heun_step, distance=losses.l2),
-            ct_loss=part(f=f, f_target=f, x0=x, z=z, n=n, grid=g, distance=losses.l2), inverse_gap=part(t=t, r=s),
+            ct_loss=part(f=f, f_target=f, x0=x, z=z, n=n, grid=g, distance=losses.l2), inverse_gap=part(t=t, r=s), inverse_c_out=part(t=t, r=s),
             pd_loss=Row(denoise=Own(D), teacher=Own(D), x0=Own(x), z=Own(z), i=n, S=Own(4))),
         'ema': dict(EMA=[Row(model=lin), Row(ema.EMA(lin).update, model=Own(lin), rate=.9, ok='rate.zero')],
                     ramped=Row(rate=.9, steps=10., ramp=.05, ok='rate.zero steps.zero steps.huge ramp.zero ramp.huge'),
@@ -251,7 +251,7 @@ def running(tmp) -> dict:
         'objective': dict(
             levels_at=part(p=p, k=3, K=10), pd_stage=part(p=presets.preset('avatars32_pd'), K=100), mu_at=[part(p=p, N=4), part(p=presets.preset('cifar10_ct'), N=4)],
             lr_at=part(p=p, k=3, K=10), ema_at=part(p=presets.preset('avatars32_edm'), k=3), autocast_dtype=[Row(precision='fp32', device=Own('cpu')), Row(precision=Own('auto'), device='cpu')],
-            wrap=part(net=net, p=p), levels_of=part(p=p, n=n, grid=torch.tensor([.1, 1., 2.])), with_labels=part(f=f, y=None), hop=part(p=p, N=3, step=solvers.euler_step), Objective=part(p=p, K=10, model=f, target=f),
+            wrap=part(net=net, p=p), levels_of=part(p=p, n=n, grid=torch.tensor([.1, 1., 2.])), with_labels=part(f=f, y=None), weight_of=part(p=p), hop=part(p=p, N=3, step=solvers.euler_step), Objective=part(p=p, K=10, model=f, target=f),
             noise=part(seed=1, part=range(2), shape=(3, 8, 8), gen=gen())),
         'place': dict(
             Parts=part(**made), Options=part(**options), check_run=Row(by_name(place.check_run), **door, ok=legal + ' device.none device.number device.unknown device.empty device.nul tracker.number tracker.unknown tracker.nul accumulate.none accumulate.text accumulate.list accumulate.nan accumulate.inf accumulate.negative accumulate.zero accumulate.huge accumulate.fraction'),
