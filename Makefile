@@ -57,7 +57,7 @@ $(RUNS): $(VENV)/.train
 benchmark: $(VENV)/.dev   # diffusers comes with it
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest tests -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest tests -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest tests $(ARGS)

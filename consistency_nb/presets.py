@@ -146,7 +146,7 @@ _large = dict(_avatars, data='avatars64', image_size=64,
               net=dict(_unet, channels=[96, 128, 192, 192], attention=[2, 3], emb=192))
 _edm = dict(method='edm', batch=64, lr=1.5e-3, lr_decay=0.4, clip=1., ema=0.9995, ema_ramp=0.05, label_dropout=0.1)
 _tune = dict(batch=64, lr=4e-4, lr_decay=1., ema=0.998, ema_ramp=0.05, distance='pseudo_huber',
-             growth=(3, 4, 6, 9, 13, 18))
+             growth=(3, 4, 6, 9, 13, 18), draw='between', weight='inverse_c_out')
 _halve = dict(batch=32, lr=4e-4, optimizer='adam', clip=1., s0=16, ema=0.99, init='teacher')
 
 def _avatar_runs(scene: str, shared: dict, teacher: int, student: int) -> list[Preset]:

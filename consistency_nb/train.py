@@ -153,8 +153,8 @@ def train(run: Run, hooks: Sequence[Hook] = ()) -> Run:
     "Steps until the end, or until a hook asks to stop."
     with ExitStack() as stack:
         for hook in hooks:
-            stack.push(hook)
             hook.begin(run)
+            stack.push(hook)
         began, run.stopping = time.perf_counter() - run.seconds, False
         while run.k < run.K and not run.stopping:
             loss, t = run.step()

@@ -1,5 +1,5 @@
 """The package is what the notebooks export, to the letter, and the notebooks are clean. Nothing in the tree is touched."""
-import os, shutil, subprocess, sys
+import json, os, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +29,11 @@ def test_notebook_is_clean(path):
     cfg, nb = get_config(), read_nb(path)
     clean_nb(nb, False, cfg.allowed_metadata_keys.split(), cfg.allowed_cell_metadata_keys.split(), cfg.clean_ids)
     assert nb2str(nb) == path.read_text(encoding='utf-8'), 'run nbdev_clean'
+
+@pytest.mark.parametrize('method', ['edm', 'cd', 'ct'])
+def test_page_is_of_the_shipped_model(method):
+    "The run page shows the report that lies beside the weights: who changes one must execute the other."
+    report = json.loads((ROOT/f'consistency_nb/weights/avatars32-{method}.json').read_text())
+    cells = json.loads((ROOT/f'nbs/train_{method}.ipynb').read_text(encoding='utf-8'))['cells']
+    shown = ' '.join(t for c in cells for o in c.get('outputs', []) for t in o.get('data', {}).get('text/plain', []))
+    for name, row in report['measured'].items(): assert f"'fd': {row['fd']}" in shown, name

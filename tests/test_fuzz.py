@@ -336,7 +336,7 @@ def leaves(tmp) -> dict:
     log = [dict(step=1, loss=1.), dict(step=2, loss=2.)]
     never = lambda b: None   # these are called by run notebooks alone, which test_runs walks through
     return {'runs': dict(
-        Begun=part(lambda p: None, p=None), chosen_device=part(device='cpu'), begin=part(never, b=1), train=part(never, b=1), film=Row(out=out, rows=3, ok='rows.huge out.unknown out.empty out.nul'), class_rows=part(x=x, classes=2), Way=part(draw=len, calls=1), ways=part(never, b=1),
+        Begun=part(lambda p: None, p=None), chosen_device=part(device='cpu'), begin=part(never, b=1), train=part(never, b=1), film=Row(out=out, rows=3, ok='rows.huge out.unknown out.empty out.nul'), frames=part(out=out), pictures_in=part(never, b=1), approach=part(never, b=1), class_rows=part(x=x, classes=2), Way=part(draw=len, calls=1), ways=part(never, b=1),
         Judge=part(never, b=1), measure=part(never, b=1), keep=part(never, b=1), write_report=part(never, b=1), table=part(found={})), 'viz': dict(
         grid_image=Row(x=x, ncol=1, pad=1, ok='ncol.huge pad.zero x.batch'), enlarge=Row(a=a, scale=2, ok='a.dtype a.empty'), save_grid=Row(x=x, path=out/'a.png', ncol=1, scale=2, pad=1, ok='ncol.huge pad.zero x.batch'),
         show_grid=Row(shut(viz.show_grid), x=x, ncol=1, scale=1., pad=1, ok='ncol.huge pad.zero x.batch'), compare=Row(shut(viz.compare), rows=dict(a=x, b=x), path=out/'b.png', scale=1.5, pad=1, ok='pad.zero'),
