@@ -181,8 +181,7 @@ def held_out(
     n: int = 10_000,        # pictures, at most; no more than the set has
 ) -> Images:                # with the labels of the set
     "The pictures to compare samples with: avatars that no run trains on, or pictures of the set, evenly drawn."
-    classes = getattr(data, 'classes', ())
-    if classes == STYLES: return avatars(min(n, len(data)), data.shape[-1], HELD_OUT)
+    if data.classes == STYLES: return avatars(min(n, len(data)), data.shape[-1], HELD_OUT)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0), device='cpu')[:n]
     images = torch.cat([to_bytes(data.batch(i)) for i in order.split(500)])
-    return Images(images, data.name, None if data.labels is None else data.labels.cpu()[order], classes)
+    return Images(images, data.name, None if data.labels is None else data.labels.cpu()[order], data.classes)

@@ -17,7 +17,7 @@ from . import adm, names
 from .core import limits, number, whole
 from .cache import write_whole
 from .foreign import read_pt
-from .formats import about, known_facts, make_net, publish
+from .formats import about, make_net, publish
 from .precond import Consistency, Denoiser
 
 # %% ../nbs/17g_exchange.ipynb #4370e740
@@ -69,12 +69,12 @@ def to_diffusers(
         got = f'{type(model).__name__} around a {type(getattr(model, "net", None)).__name__}'
         raise ValueError(f'a {PIPELINE} holds a Consistency around an ADMUNet, not a {got}')
     config, weights = names.diffusers_config(model.net), names.to_diffusers(model.net)   # these refuse, too
-    path, N = Path(path), num_train_timesteps or known_facts(model).get('num_train_timesteps', 40)
+    path, N = Path(path), num_train_timesteps or model.facts.get('num_train_timesteps', 40)
     levels = dict(sigma_min=model.eps, sigma_max=model.T, sigma_data=model.sigma_data, rho=7.)
     write_json(path/'unet'/'config.json', config)
     write_json(path/'scheduler'/'scheduler_config.json',
                dict(_class_name=SCHEDULER, num_train_timesteps=N, s_noise=1., clip_denoised=True) | levels)
-    write_json(path/'consistency_nb.json', known_facts(model))
+    write_json(path/'consistency_nb.json', model.facts)
     file = path/'unet'/'diffusion_pytorch_model.safetensors'
     write_whole(file, lambda p: save_file(weights, p, metadata={'format': 'pt'}))
     parts = dict(unet=['diffusers', 'UNet2DModel'], scheduler=['diffusers', SCHEDULER])
@@ -126,7 +126,7 @@ def to_onnx(
 ) -> float | None:          # the difference found; None: onnxruntime is not installed
     "Write a model as an ONNX graph; what is known of it is in its metadata, under consistency_nb."
     optional('onnxscript', 'an ONNX graph')
-    size = image_size or model.net.spec.get('image_size') or known_facts(model).get('image_size')
+    size = image_size or (model.shape or [None])[-1]
     if not size: raise ValueError('neither the network nor its facts tell the size of the images: pass image_size=')
     given = partial(example_inputs, model.net.spec, size, device=next(model.parameters()).device)
     args, batch = given(batch=2), torch.export.Dim('batch')

@@ -212,6 +212,8 @@ def check_set(count: int, labels: Tensor | None, name: str):
 # %% ../nbs/14b_folders.ipynb #a86949b0
 class Folder:
     "A data set read picture by picture; `batch` works as in `Images`."
+    classes = ()   # no names
+
     @limits(threads=whole(1, 1024))
     def __init__(self,
         pictures: Sequence,            # of (C, H, W) uint8: Files, Records or a mapped array

@@ -166,8 +166,7 @@ def main(argv: list[str] | None = None):
         (out/'preset.json').write_text(json.dumps(dataclasses.asdict(p), indent=1), encoding='utf-8')
     run = fit_in(out, p, parts, options, pictures(parts.data.shape, out))
     model = model_of(run)
-    facts = dict(preset=p.name, image_size=p.image_size)
-    if run.place.main and run.k == run.K: save(model, out/'model.safetensors', facts)
+    if run.place.main and run.k == run.K: save(model, out/'model.safetensors')
     if dist.is_initialized(): dist.destroy_process_group()
 
 # %% ../nbs/18a_launch.ipynb #c7df7cec

@@ -68,8 +68,11 @@ def wrap(
     autocast: torch.dtype | None = None,
 ) -> Denoiser:       # or Consistency
     "The function that a preset trains: a denoiser for 'edm' and 'pd', else a consistency function."
-    if p.method in ('edm', 'pd'): return Denoiser(net, p.sigma_data, autocast)
-    return Consistency(net, p.sigma_data, p.eps, p.T, autocast)
+    denoiser = p.method in ('edm', 'pd')
+    own = (p.sigma_data,) if denoiser else (p.sigma_data, p.eps, p.T)
+    model = (Denoiser if denoiser else Consistency)(net, *own, autocast=autocast)
+    model.facts |= dict(preset=p.name, image_size=p.image_size)
+    return model
 
 # %% ../nbs/16a_objective.ipynb #bf76b82f
 def levels_of(

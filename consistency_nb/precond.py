@@ -38,6 +38,8 @@ def _network(net):
 # %% ../nbs/05_precond.ipynb #41c33547
 class Denoiser(nn.Module):
     "EDM's denoiser D(x, t) around a raw network."
+    T = 80.   # where its samplers begin
+
     @limits(net=_network, sigma_data=number(1e-6, most=1e6))
     def __init__(
         self,
@@ -47,6 +49,7 @@ class Denoiser(nn.Module):
     ):
         super().__init__()
         self.net, self.sigma_data, self.autocast = net, sigma_data, autocast
+        self.facts = {}   # what is known of it besides: image_size, classes, levels, its source
 
     def scalings(self, t: Tensor): return edm_scalings(t, self.sigma_data)
 
@@ -66,6 +69,15 @@ class Denoiser(nn.Module):
         with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             return self.net(x.to(dtype), c_noise.to(dtype), y)
 
+    @property
+    def classes(self) -> tuple: return tuple(self.facts.get('classes', ()))   # their names, where they are known
+
+    @property
+    def shape(self) -> tuple | None:  # (C, H, W)
+        "Of its images, if the model or the `spec` of its network knows."
+        size = self.facts.get('image_size') or self.net.spec.get('image_size')
+        return (self.net.spec.get('in_channels', 3), size, size) if size else None
+
 # %% ../nbs/05_precond.ipynb #da730648
 class Consistency(Denoiser):
     "A consistency function f(x, t) around a raw network: f(x, eps) = x exactly."
@@ -82,3 +94,8 @@ class Consistency(Denoiser):
         self.eps, self.T = eps, T
 
     def scalings(self, t: Tensor): return cm_scalings(t, self.sigma_data, self.eps)
+
+    @property
+    def levels(self) -> dict:  # steps -> levels
+        "The levels that are known to suit it, for each number of steps. One step begins at T."
+        return {1: (self.T,)} | {int(n): tuple(v) for n, v in self.facts.get('levels', {}).items()}

@@ -102,6 +102,8 @@ def faults(p: Preset) -> Iterator[str]:
     if p.eps >= p.T: yield f'eps={p.eps} and T={p.T}: pass an eps below T'
     if p.method == 'pd' and not is_power_of_2(p.s0):
         yield f"s0={p.s0}: method 'pd' halves it, pass a power of 2 from 2 on"
+    if p.method == 'pd' and p.draw == 'between':
+        yield "draw='between': method 'pd' needs the levels of its grid, pass 'uniform' or 'lognormal'"
     if p.method != 'pd' and p.s0 and p.s0 > p.s1:
         yield f's0={p.s0} and s1={p.s1}: pass 0 < s0 <= s1, or s0=0 for a fixed or staged grid'
     if p.mu0 and not p.s0: yield f'mu0={p.mu0} rises with the grid of s0 and s1: give both, or mu'

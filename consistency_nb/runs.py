@@ -191,10 +191,10 @@ def keep(
     name: str = 'model',    # of the file
     **facts,                # besides, such as levels
 ):
-    "Save the model of a run with what is known of it, before anything is measured."
-    if getattr(data, 'classes', ()) and b.p.net.get('num_classes'): facts['classes'] = list(data.classes)
-    facts |= dict(preset=b.p.name, data=data.name, image_size=b.p.image_size)
-    save(model, b.out/f'{name}.safetensors', facts, half=True)
+    "Tell the model what is known of it, and save it, before anything is measured."
+    model.facts |= dict(data=data.name) | facts
+    if data.classes and b.p.net.get('num_classes'): model.facts['classes'] = list(data.classes)
+    save(model, b.out/f'{name}.safetensors', half=True)
 
 # %% ../nbs/21b_runs.ipynb #e780d258
 def write_report(

@@ -205,11 +205,10 @@ def work(
     folders, models = [], {name: load(name, share.device) for name in {j.model for j in jobs}}
     for job in jobs:
         f = models[job.model]
-        about, spec = describe(f, job), f.net.spec
-        size = f.facts.get('image_size') or spec.get('image_size') or 32
+        about = describe(f, job)
         folders.append(folder_of(out_dir, job, about))
-        draw, shape = job_sampler(f, job), (spec.get('in_channels', 3), size, size)
-        stream(draw, job.seeds, shape, folders[-1], about, job.features, getattr(f, 'T', 80.), **vars(share))
+        draw = job_sampler(f, job)
+        stream(draw, job.seeds, f.shape, folders[-1], about, job.features, f.T, **vars(share))
     return folders
 
 # %% ../nbs/20b_stream.ipynb #ac2e3f13

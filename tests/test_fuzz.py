@@ -195,10 +195,10 @@ def models(tmp) -> dict:
         'sample': dict(
             start=Row(seeds=(1, 2), shape=(3, 8, 8), T=80., ok='shape.empty'), onestep=Row(f=G, x=x, T=80., ok='x.rank x.batch'), check_levels=Row(levels=lv, eps=.002, T=80., ok='eps.zero'), multistep=Row(f=G, x=x, levels=lv, eps=.002, seeds=(1, 2), ok='x.rank eps.zero'),
             generate=Row(draw=lambda x, s: x, seeds=(1, 2), shape=(3, 8, 8), T=80., batch=1, ok='shape.empty batch.huge'), labelled=part(f=G, seeds=(1, 2), classes=3), class_indices=Row(model=Own(C), y=['a', 0], ok='y.text'), of_class=[Row(model=Own(C), y='a', ok=''), part(sample.of_class(C, 'a'), x=x, t=t)], Found=part(levels=lv, indices=(0, 1), score=1., tried={}),
-            search_levels=Row(score=lambda levels: 1., N=8, steps=2, eps=.002, T=80., rho=7.), known_levels=part(model=f), sampler=Row(model=f, steps=1, levels=(80.,), T=80., ok='levels.none'),
+            search_levels=Row(score=lambda levels: 1., N=8, steps=2, eps=.002, T=80., rho=7.), sampler=Row(model=f, steps=1, levels=(80.,), T=80., ok='levels.none'),
             draw=Row(model=f, n=2, steps=1, seed=3, levels=(80.,), batch=2, shape=(3, 8, 8), ok='seed.zero levels.none batch.huge shape.empty')),
         'formats': dict(
-            make_net=Row(spec=net.spec), blank=part(make=lambda: net), fill=part(net=net, state=net.state_dict()), place=part(model=f), known_facts=part(model=f), about=part(model=f), described=part(said=ft.about(f), net=net), publish=part(lambda net: 0, net=net),
+            make_net=Row(spec=net.spec), blank=part(make=lambda: net), fill=part(net=net, state=net.state_dict()), place=part(model=f), about=part(model=f), described=part(said=ft.about(f), net=net), publish=part(lambda net: 0, net=net),
             openai_net=part(lambda tensors: 0, tensors={}), load_openai=Row(source=dict(a=t), dry=True), song_settings=part(t={}), edm_spec=part(lambda tensors: 0, tensors={}), load_edm=Row(source=dict(a=t), dry=True), load_jcm=Row(source=dict(a=t), net=Own(ncsnpp.SongUNet(**NET)), dry=True)),
         'exchange': dict(
             read_json=part(lambda path: 0, path=''), write_json=part(path=tmp/'in'/'x.json', d={}), from_diffusers=Row(path=tmp/'pipeline', dry=True), to_diffusers=Row(model=big, path=out/'pipeline', num_train_timesteps=40, ok='path.unknown path.empty num_train_timesteps.huge'),
