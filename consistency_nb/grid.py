@@ -63,10 +63,11 @@ def between_n(
     B: int,  # how many to draw
     N: int,  # number of levels of the grid, >= 2
     generator: torch.Generator|None = None,  # source of the draws; the result lives on its device
-) -> Tensor:  # (B,) float32 in [-0.5, N-2]
-    "Draw places of intervals anywhere along the grid: `uniform_n`, moved by up to half an interval."
+) -> Tensor:  # (B,) float32 in [-1, N-2]; below 0 the lower end is at eps
+    "Draw places of intervals anywhere along the grid: `uniform_n`, moved by up to a whole interval."
     n = uniform_n(B, N, generator)
-    return (n + torch.rand(B, generator=generator, dtype=torch.float32, device=n.device) - 0.5).clamp(max=N - 2)
+    aside = 2 * torch.rand(B, generator=generator, dtype=torch.float32, device=n.device) - 1
+    return (n + aside).clamp(max=N - 2)
 
 # %% ../nbs/03_grid.ipynb #b9fea071
 _law = dict(mean=number(-20, most=20), std=number(above=0, most=10))  # a law of ln t that stays within float32

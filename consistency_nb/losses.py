@@ -89,7 +89,7 @@ def cd_loss(
     grid: Tensor,  # (N,) ascending levels from eps to T
     step: Callable = heun_step,  # step(x, t, r, denoise) -> x at level r (paper: Heun)
     distance: Callable = l2,  # d(a, b) -> (B,)
-    weight: Callable | None = None,  # weight(t, r) -> (B,); None is 1, as in all published runs
+    weight: Callable | None = None,  # weight(t, r) -> (B,); None is 1, as in all runs of the paper
 ) -> Tensor:  # (B,)
     "Consistency distillation (paper, Algorithm 2), per image."
     t, r = neighbours(n, grid)

@@ -61,7 +61,7 @@ def zero_init(layer: nn.Module) -> nn.Module:
 
 # %% ../nbs/12_nets.ipynb #5c0ec02e
 class LevelEmbedding(nn.Module):
-    "Cosines and sines of the noise label at geometric frequencies, then two dense layers."
+    "Cosines and sines of c_noise at geometric frequencies, then two dense layers."
     def __init__(self,
         dim: int,                # width of the output
         features: int = 64,      # number of cosines and sines together, even
