@@ -30,7 +30,8 @@ class TableRenderer(BasicMarkdownRenderer):
         if self.sig is None: return self.nm
         word = 'class' if inspect.isclass(self.sym) else 'def'
         parts = [str(p.replace(annotation=inspect.Parameter.empty)) for p in self.sig.parameters.values()]
-        parts = [re.sub(r'<(?:function|class) \'?([\w.]+)\'?(?: at 0x\w+)?>', lambda m: m[1].split('.')[-1], p) for p in parts]
+        name = re.compile(r'<(?:function|class) \'?([\w.]+)\'?(?: at 0x\w+)?>')
+        parts = [name.sub(lambda m: m[1].split('.')[-1], p) for p in parts]
         kinds = [p.kind for p in self.sig.parameters.values()]
         if inspect.Parameter.KEYWORD_ONLY in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:
             parts.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), '*')
@@ -41,8 +42,9 @@ class TableRenderer(BasicMarkdownRenderer):
         try: rows = dict(docments(self.sym, full=True))
         except Exception: return ''
         back = rows.pop('return', None)
+        def shown(v): return repr(v) if v is None or isinstance(v, str) else text(v)
         out = [(f'`{k}`', code(text(v.get('anno'))),
-                code('None' if v.get('default') is None else repr(v['default']) if isinstance(v.get('default'), str) else text(v.get('default'))),
+                code(shown(v.get('default'))),
                 cell(v.get('docment') or '')) for k, v in rows.items() if k != 'self']
         if back and (back.get('docment') or text(back.get('anno'))):
             out.append(('**Returns**', code(text(back.get('anno'))), '', cell(back.get('docment') or '')))
@@ -53,5 +55,6 @@ class TableRenderer(BasicMarkdownRenderer):
     def _repr_markdown_(self):
         "nbdev's heading and [source] link, then ours."
         head = super()._repr_markdown_().split('```python', 1)[0]
-        about = f'*{self.docs}*' if self.docs and '\n' not in self.docs.strip() and '*' not in self.docs else self.docs or ''
+        docs = self.docs or ''
+        about = f'*{docs}*' if docs and '\n' not in docs.strip() and '*' not in docs else docs
         return '\n\n'.join(p for p in (head.rstrip(), f'```python\n{self.signature()}\n```', about, self.table()) if p)
