@@ -51,7 +51,7 @@ $(VENV)/.dev: settings.ini setup.py | $(BIN)/python
 $(RUNS): $(VENV)/.train
 	@mkdir -p runs/$@
 	@echo "running nbs/$@.ipynb; the executed notebook will be runs/$@/$@.ipynb"
-	@$(BIN)/papermill nbs/$@.ipynb runs/$@/$@.ipynb --cwd nbs -k python3 --no-progress-bar --stdout-file - --stderr-file - --log-level WARNING --autosave-cell-every 60 $(ARGS)
+	@$(BIN)/papermill nbs/$@.ipynb runs/$@/$@.ipynb -k python3 --no-progress-bar --stdout-file - --stderr-file - --log-level WARNING --autosave-cell-every 60 $(ARGS)
 	@if [ -f runs/$@/samples.png ]; then echo "pictures: runs/$@/samples.png"; fi
 
 benchmark: $(VENV)/.dev   # diffusers comes with it

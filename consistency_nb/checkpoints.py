@@ -15,6 +15,7 @@ from torch import Tensor
 import consistency_nb
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from .folders import user_path
 from .cache import write_whole
 from .formats import (NETS, OPENAI, about, blank, described, fill, load_edm, load_jcm, load_openai, make_net,
                                     place)
@@ -105,7 +106,7 @@ def find(
     name_or_path: str | Path,  # as for `load`
 ) -> Path:  # a file, or the folder of a pipeline
     "What is meant. FileNotFoundError with what there is, and where a published file can be had."
-    path, named = Path(name_or_path), WEIGHTS/f'{name_or_path}.safetensors'
+    path, named = user_path(name_or_path), WEIGHTS/f'{name_or_path}.safetensors'
     if not path.exists() and named.is_file(): return named
     a_file = path.suffix and path.suffix in OPENERS   # a missing .pt file is no repository
     if not path.exists() and not a_file and re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', str(name_or_path)):
@@ -115,7 +116,7 @@ def find(
     where = '' if path.stem in OPENAI else 'jcm_checkpoints/' if path.name == 'edm_cifar10_ema' else None
     hint = '' if where is None else f'. That one can be fetched from {PUBLISHED}{where}{path.name}'
     way = f"give a file, a folder that holds model.safetensors, or one of: {', '.join(shipped())}"
-    raise FileNotFoundError(f"no model {str(name_or_path)!r}: {way}{hint}")
+    raise FileNotFoundError(f"no model {str(name_or_path)!r}: {way}; looked at {path}{hint}")
 
 # %% ../nbs/18_checkpoints.ipynb #a0c97532
 def load(
@@ -129,7 +130,7 @@ def load(
         endings = ', '.join(e for e in OPENERS if e[:1] == '.')
         raise ValueError(f"{path.name}: models have one of the endings {endings}, or none (flax)")
     model = OPENERS[end](path)
-    if 'source' in model.facts and not Path(name_or_path).exists():   # on the hub
+    if 'source' in model.facts and not user_path(name_or_path).exists():   # on the hub
         model.facts['source'] = str(name_or_path)
     return place(model, device)
 

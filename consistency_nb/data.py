@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from .core import limits, number, whole
-from .folders import Folder, to_bytes
+from .folders import Folder, to_bytes, user_path
 from .cache import cache_folder
 from .sets import HOW, Images, arrays, cached_images, cifar10, imagenet, pictures
 
@@ -96,23 +96,24 @@ NAMES = ('avatars32, avatars32-100000 (so many of them), cifar10, imagenet64, ls
 
 def place(name: str, kind: str, root: str | Path | None) -> Path:
     "The folder of a named set."
-    if root: return Path(root).expanduser()
+    if root: return user_path(root)
     base = os.environ.get('CONSISTENCY_NB_DATA')
     if not base:
         where = f'Give its folder as root=, or set CONSISTENCY_NB_DATA to the folder that holds {name}/'
         raise FileNotFoundError(f'where is {name}? {where}. {HOW[kind]}')
-    base = Path(base).expanduser()
+    base = user_path(base)
     return next((d for d in (base/name, base/kind) if d.is_dir()), base/name)
 
-def by_path(path: Path, size: int | None, channels: int, memory: float) -> Images | Folder:
+def by_path(given: Path, size: int | None, channels: int, memory: float) -> Images | Folder:
     "The data set at a path."
+    path = user_path(given)
     if path.is_dir() and size is None:
         raise ValueError(f'{path} is a folder of pictures: say at which size, such as dataset({str(path)!r}, size=64)')
     if path.is_dir(): return pictures(path, size, channels, memory=memory)
     if path.is_file(): return arrays(path, size, memory)
-    if path.suffix in ('.npy', '.npz') or len(path.parts) > 1:
+    if path.suffix in ('.npy', '.npz') or len(given.parts) > 1:
         raise FileNotFoundError(f'{path} is not there; a data set is one of: {NAMES}')
-    raise ValueError(f'unknown data set {str(path)!r}; valid ones are: {NAMES}')
+    raise ValueError(f'unknown data set {str(given)!r}; valid ones are: {NAMES}')
 
 # %% ../nbs/15_data.ipynb #db4bec8e
 def dataset(
@@ -126,7 +127,7 @@ def dataset(
     "The data set that a preset names, or that lies at a path."
     sets = r'(imagenet|lsun_bedroom|lsun_cat)([1-9]\d*)|(cifar10)|(avatars)([1-9]\d*)(?:-([1-9]\d*))?'
     m = re.fullmatch(sets, str(name))
-    if not m: return by_path(Path(root or '', name).expanduser(), size, channels, memory)
+    if not m: return by_path(Path(root or '', name), size, channels, memory)
     kind, px = m[1] or m[3] or m[4], int(m[2] or m[5] or 32)
     if size not in (None, px): raise ValueError(f'{name} has {px} pixels, size={size} was asked for')
     if kind == 'avatars': return avatars(int(m[6] or 10_000), px)

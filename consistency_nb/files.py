@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from torch import Tensor
 from safetensors import SafetensorError
+from .folders import user_path
 from .cache import read_tensors, write_tensors
 from .train import Hook, Run, facts_of, resume, tensors_of
 
@@ -73,13 +74,13 @@ def check_folder(
             raise ValueError(f"{n}={v!r}: pass the name of a folder, such as 'runs/mine'")
 
 def run_folder(
-    out_dir: str | Path,  # absolute, or relative to the project's root, or to the present folder outside of the project
+    out_dir: str | Path,  # as for `user_path`
 ) -> Path:
     "The folder of a run, made if it is missing."
     check_folder(out_dir=out_dir)
-    root = next((d for d in (Path.cwd(), *Path.cwd().parents) if (d/'settings.ini').exists()), Path.cwd())
-    (root/out_dir).mkdir(parents=True, exist_ok=True)
-    return root/out_dir
+    out = user_path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    return out
 
 # %% ../nbs/17a_files.ipynb #ed7e46c4
 CHECKPOINT = 'checkpoint.safetensors'

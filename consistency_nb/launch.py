@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from .core import check_numbers, check_seed, limits, number
 from .solvers import euler_step, heun_step
+from .folders import user_path
 from .distances import LPIPS, l1, l2, pseudo_huber
 from .data import check_sigma_data, dataset
 from .presets import Preset, need_preset, override, preset as find_preset
@@ -148,7 +149,7 @@ def plain(word: str):
 def read_preset(name: str) -> Preset:  # of PRESETS, or a preset.json
     "The preset that is meant."
     if not str(name).endswith('.json'): return find_preset(name)
-    fields = json.loads(Path(name).read_text(encoding='utf-8'))
+    fields = json.loads(user_path(name).read_text(encoding='utf-8'))
     return Preset(**{n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()})
 
 # %% ../nbs/18a_launch.ipynb #fc016c92

@@ -152,7 +152,7 @@ def files(tmp) -> dict:
     whole = presets.preset('avatars32_cd')
     return {
         'folders': dict(
-            check_bytes=part(b=batch), as_floats=Row(b=batch, flip=flip, ok='flip.meta'), to_bytes=Row(x=batch.float(), ok='x.rank x.batch'), eight_bits=part(im=pic), upright=part(im=pic), middle=part(im=pic, w=4, h=4), square=part(im=pic, size=8),
+            user_path=part(path='a'), check_bytes=part(b=batch), as_floats=Row(b=batch, flip=flip, ok='flip.meta'), to_bytes=Row(x=batch.float(), ok='x.rank x.batch'), eight_bits=part(im=pic), upright=part(im=pic), middle=part(im=pic, w=4, h=4), square=part(im=pic, size=8),
             check_channels=part(channels=3), read_square=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), read_picture=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), write_picture=Row(x=batch[:1].float(), path=out/'zoo.png'),
             picture_files=Row(folder=tmp/'zoo', ok='folder.empty folder.unknown'), class_labels=part(names=['a/1.png', 'b/2.png']), Files=part(folder=tmp/'zoo', names=['a/1.png'], size=8, channels=3),
             faults=part(pictures=folder.pictures), read_all=part(pictures=folder.pictures), fingerprint=part(folder=tmp/'zoo', names=['a/1.png']), check_set=part(count=2, labels=index, name='x'),
@@ -167,7 +167,7 @@ def files(tmp) -> dict:
             arrays=Row(path=tmp/'a.npy', size=8, memory=1., ok='memory.zero memory.huge'), cifar10=Row(root=tmp/'cifar10', dry=True), folder_ranks=part(lambda table: 0, table=tmp), downsampled=part(lambda files: None, files=[]), imagenet=Row(folder=tmp/'imagenet', size=64, dry=True)),
         'data': dict(
             style=part(name='moods'), portrait=part(k=0, seed=1, size=8), draw_avatars=part(n=2, first=0, size=8), avatars=Row(n=2, size=8, first=3, ok='n.huge first.zero'), held_out=Row(data=images, n=2, ok='n.huge'),
-            place=part(name='cifar10', kind='cifar10', root=tmp), by_path=part(path=tmp/'zoo', size=8, channels=3, memory=1.), dataset=Row(name=str(tmp/'zoo'), size=8, channels=3, memory=1., ok='memory.zero memory.huge'),
+            place=part(name='cifar10', kind='cifar10', root=tmp), by_path=part(given=tmp/'zoo', size=8, channels=3, memory=1.), dataset=Row(name=str(tmp/'zoo'), size=8, channels=3, memory=1., ok='memory.zero memory.huge'),
             check_data=part(data=images), pixel_moments=Row(data=images, sample=4, ok='sample.huge'), measure_sigma_data=Row(data=images, sample=4, ok='sample.huge'), check_sigma_data=Row(data=images, sigma_data=1., tolerance=.25, ok='tolerance.zero tolerance.huge sigma_data.huge')),
         'presets': dict(
             Levels=part(), Preset=Row(**{f: Own(getattr(whole, f)) for f in whole.__dataclass_fields__}), need_preset=Row(p=whole), is_power_of_2=part(n=4), faults=part(p=whole), check_preset=part(p=whole), check_parameter=part(name='n', default=1, v=2), same_type=part(name='x', old=1, new=2), override=Row(preset=whole, lr=.1, ok='lr.huge'),
