@@ -39,7 +39,6 @@ def _network(net):
 class Denoiser(nn.Module):
     "EDM's denoiser D(x, t) around a raw network."
     T = 80.   # where its samplers begin
-
     @limits(net=_network, sigma_data=number(1e-6, most=1e6))
     def __init__(
         self,
