@@ -44,8 +44,7 @@ class Denoiser(nn.Module):
         self,
         net: nn.Module,  # raw network: net(x, c_noise, y) -> like x, with c_noise = ln(t)/4 of shape (B,)
         sigma_data: float = 0.5,  # standard deviation of the data, in the units of x
-        autocast: torch.dtype | None = None,  # such as torch.bfloat16: the network alone runs under autocast
-    ):
+        autocast: torch.dtype | None = None):  # such as torch.bfloat16: the network alone runs under autocast
         super().__init__()
         self.net, self.sigma_data, self.autocast = net, sigma_data, autocast
         self.facts = {}   # what is known of it besides: image_size, classes, levels, its source
