@@ -15,8 +15,7 @@ from torch import Tensor
 import consistency_nb
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from .folders import user_path
-from .cache import write_whole
+from .cache import user_path, write_whole
 from .formats import (NETS, OPENAI, about, blank, described, fill, load_edm, load_jcm, load_openai, make_net,
                                     place)
 from .exchange import from_diffusers, optional, to_diffusers, to_onnx

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from .core import limits, number, whole
-from .folders import Folder, to_bytes, user_path
-from .cache import cache_folder
+from .folders import Folder, to_bytes
+from .cache import cache_folder, user_path
 from .sets import HOW, Images, arrays, cached_images, cifar10, imagenet, pictures
 
 # %% ../nbs/15_data.ipynb #9245fadf

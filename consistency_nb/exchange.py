@@ -126,8 +126,7 @@ def to_onnx(
 ) -> float | None:          # the difference found; None: onnxruntime is not installed
     "Write a model as an ONNX graph; what is known of it is in its metadata, under consistency_nb."
     optional('onnxscript', 'an ONNX graph')
-    size = image_size or (model.shape or [None])[-1]
-    if not size: raise ValueError('neither the network nor its facts tell the size of the images: pass image_size=')
+    size = image_size or model.shape[-1]
     given = partial(example_inputs, model.net.spec, size, device=next(model.parameters()).device)
     args, batch = given(batch=2), torch.export.Dim('batch')
     shapes = {n: {0: batch} for n in args}   # any number of images

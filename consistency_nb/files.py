@@ -12,8 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from torch import Tensor
 from safetensors import SafetensorError
-from .folders import user_path
-from .cache import read_tensors, write_tensors
+from .cache import read_tensors, user_path, write_tensors
 from .train import Hook, Run, facts_of, resume, tensors_of
 
 # %% ../nbs/17a_files.ipynb #3716bbc8

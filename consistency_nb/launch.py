@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from .core import check_numbers, check_seed, limits, number
 from .solvers import euler_step, heun_step
-from .folders import user_path
+from .cache import user_path
 from .distances import LPIPS, l1, l2, pseudo_huber
 from .data import check_sigma_data, dataset
 from .presets import Preset, need_preset, override, preset as find_preset

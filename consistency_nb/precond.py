@@ -35,13 +35,14 @@ def _network(net):
     if not isinstance(net, nn.Module):
         raise ValueError(f"net is {type(net).__name__}: pass the raw network, a torch.nn.Module")
 
+_UNKNOWN = "the size of the images is not known: pass it, or set model.facts['image_size']"
+
 # %% ../nbs/05_precond.ipynb #41c33547
 class Denoiser(nn.Module):
     "EDM's denoiser D(x, t) around a raw network."
     T = 80.   # where its samplers begin
     @limits(net=_network, sigma_data=number(1e-6, most=1e6))
-    def __init__(
-        self,
+    def __init__(self,
         net: nn.Module,  # raw network: net(x, c_noise, y) -> like x, with c_noise = ln(t)/4 of shape (B,)
         sigma_data: float = 0.5,  # standard deviation of the data, in the units of x
         autocast: torch.dtype | None = None):  # such as torch.bfloat16: the network alone runs under autocast
@@ -71,10 +72,11 @@ class Denoiser(nn.Module):
     def classes(self) -> tuple: return tuple(self.facts.get('classes', ()))   # their names, where they are known
 
     @property
-    def shape(self) -> tuple | None:  # (C, H, W)
-        "Of its images, if the model or the `spec` of its network knows."
+    def shape(self) -> tuple:  # (C, H, W)
+        "Of its images. ValueError if neither the model nor its network knows it."
         size = self.facts.get('image_size') or self.net.spec.get('image_size')
-        return (self.net.spec.get('in_channels', 3), size, size) if size else None
+        if not size: raise ValueError(_UNKNOWN)
+        return self.net.spec.get('in_channels', 3), size, size
 
 # %% ../nbs/05_precond.ipynb #da730648
 class Consistency(Denoiser):

@@ -228,10 +228,7 @@ def draw(
     "Images from a model that knows its size and its levels: `model.sample(n, steps)`."
     chosen = None if y is None else class_indices(model, y)
     make = sampler(model, steps, levels, label=chosen and (lambda s: chosen[(s - seed) % len(chosen)]))
-    shape = shape or model.shape
-    if not shape:
-        raise ValueError('neither the model nor its network knows the size of its images: pass shape=(C, H, W)')
     device = next(model.net.parameters()).device
-    return generate(make, range(seed, seed + n), shape, model.T, batch, device)
+    return generate(make, range(seed, seed + n), shape or model.shape, model.T, batch, device)
 
 Denoiser.sample = draw

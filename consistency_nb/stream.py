@@ -207,8 +207,7 @@ def work(
         f = models[job.model]
         about = describe(f, job)
         folders.append(folder_of(out_dir, job, about))
-        draw = job_sampler(f, job)
-        stream(draw, job.seeds, f.shape, folders[-1], about, job.features, f.T, **vars(share))
+        stream(job_sampler(f, job), job.seeds, f.shape, folders[-1], about, job.features, f.T, **vars(share))
     return folders
 
 # %% ../nbs/20b_stream.ipynb #ac2e3f13
@@ -225,8 +224,7 @@ def run_jobs(
     **share,  # shard, batch, say of `Share`
 ) -> list[Path]:  # the folder of each job, for `collect`
     "Draw all samples of all jobs, in this process or in several; what is there is kept."
-    options = Options(num_processes=num_processes, device=device)
-    enough_devices(options)
+    enough_devices(options := Options(num_processes=num_processes, device=device))
     share, out = Share(device=device, **share), Path(out_dir).resolve()
     out.mkdir(parents=True, exist_ok=True)
     if num_processes > 1:

@@ -152,13 +152,13 @@ def files(tmp) -> dict:
     whole = presets.preset('avatars32_cd')
     return {
         'folders': dict(
-            user_path=part(path='a'), check_bytes=part(b=batch), as_floats=Row(b=batch, flip=flip, ok='flip.meta'), to_bytes=Row(x=batch.float(), ok='x.rank x.batch'), eight_bits=part(im=pic), upright=part(im=pic), middle=part(im=pic, w=4, h=4), square=part(im=pic, size=8),
+            check_bytes=part(b=batch), as_floats=Row(b=batch, flip=flip, ok='flip.meta'), to_bytes=Row(x=batch.float(), ok='x.rank x.batch'), eight_bits=part(im=pic), upright=part(im=pic), middle=part(im=pic, w=4, h=4), square=part(im=pic, size=8),
             check_channels=part(channels=3), read_square=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), read_picture=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), write_picture=Row(x=batch[:1].float(), path=out/'zoo.png'),
             picture_files=Row(folder=tmp/'zoo', ok='folder.empty folder.unknown'), class_labels=part(names=['a/1.png', 'b/2.png']), Files=part(folder=tmp/'zoo', names=['a/1.png'], size=8, channels=3),
             faults=part(pictures=folder.pictures), read_all=part(pictures=folder.pictures), fingerprint=part(folder=tmp/'zoo', names=['a/1.png']), check_set=part(count=2, labels=index, name='x'),
             Folder=[Row(pictures=Own(folder.pictures), labels=index, threads=1), Row(folder.batch, index=index, flip=Own(flip[:2]))]),
         'cache': dict(
-            sync_folder=part(folder=tmp), write_whole=part(path=tmp/'note.txt', write=lambda p: p.write_text('x')), checksum=part(facts='{}', tensors=dict(a=batch)), digest=part(x=batch), cache_folder=part(),
+            user_path=part(path='a'), sync_folder=part(folder=tmp), write_whole=part(path=tmp/'note.txt', write=lambda p: p.write_text('x')), checksum=part(facts='{}', tensors=dict(a=batch)), digest=part(x=batch), cache_folder=part(),
             write_tensors=part(path=tmp/'t.safetensors', facts={}, tensors=dict(a=batch)), read_tensors=Row(path=tmp/'read.safetensors'), cached=part(path=tmp/'kept.safetensors', make=lambda: ({}, dict(a=batch)))),
         'sets': dict(
             Images=[Row(images=batch, labels=torch.arange(4), ok='labels.meta'), Row(images.batch, index=index, flip=Own(flip[:2]), ok='index.batch')],
