@@ -81,7 +81,9 @@ def need_preset(p):
         raise ValueError(f'the preset is {type(p).__name__} {p!r}: pass a Preset, such as preset({[*PRESETS][0]!r})')
 
 # %% ../nbs/16_presets.ipynb #68785ef8
-def is_power_of_2(n: int) -> bool: return n > 1 and not n & (n - 1)
+def is_power_of_2(n: int) -> bool:  # n > 1
+    "A power of 2, and not 1."
+    return n > 1 and not n & (n - 1)
 
 def faults(p: Preset) -> Iterator[str]:
     "Why no run can begin with this record; nothing, if one can."
