@@ -6,7 +6,7 @@
 __all__ = ['SIGNALS', 'check_counts', 'enough_devices', 'start', 'config_of', 'story', 'follow_parent']
 
 # %% ../nbs/17d_processes.ipynb #fe816e2f
-import logging, os, signal, sys, tempfile, threading, time
+import itertools, logging, os, signal, sys, tempfile, threading, time
 from pathlib import Path
 import torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
@@ -78,10 +78,11 @@ def config_of(o: Options, here: int, folder: str) -> LaunchConfig:
 def story(failures: dict[int, ProcessFailure], folder: Path) -> str:
     "What happened to the processes that failed; first those that were not merely left alone."
     def tale(rank, f):
-        if f.exitcode < 0: return f'process {rank} was killed by {signal.Signals(-f.exitcode).name}'
-        files = sorted(folder.glob(f'*/*/{f.local_rank}/std*.log'), reverse=True)   # stdout, then stderr
-        last = '\n'.join(''.join(p.read_text(errors='replace') for p in files).splitlines()[-40:])
-        return f'process {rank} ended with exit code {f.exitcode}; it said:\n{last}'
+        killed = f.exitcode < 0 and f'was killed by {signal.Signals(-f.exitcode).name}'
+        logs = [folder.glob(f'*/*/{f.local_rank}/{name}.log') for name in ('stdout', 'stderr')[bool(killed):]]
+        words = ''.join(p.read_text(errors='replace') for p in itertools.chain(*logs)).splitlines()[-40:]
+        how = f'process {rank} {killed or f"ended with exit code {f.exitcode}"}'
+        return '\n'.join([f'{how}; it said:', *words]) if words else how
     lost = {r: f for r, f in failures.items() if f.exitcode != -signal.SIGTERM} or failures   # the others were ended
     tales = [tale(r, f) for r, f in lost.items()]
     return '\n'.join(sorted(tales, key=lambda s: 'Connection' in s or 'gloo' in s))

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from consistency_nb.checkpoints import make_net
@@ -82,5 +83,6 @@ def main():
     Run.step = hurt
     run = train(p, a.out, width=a.width, net=a.net, accumulate=a.accumulate, shard=bool(a.shard), compile=bool(a.compile), log_every=0.2, save_every=a.save_every)
     if rank == '0': (Path(a.out)/'losses.json').write_text(json.dumps(seen))
+    if dist.is_initialized(): dist.destroy_process_group()
 
 if __name__ == '__main__': main()
