@@ -41,8 +41,9 @@ def save(
     if not isinstance(facts or {}, dict): raise ValueError(f'facts is {type(facts).__name__}: pass a dict')
     if path.suffix != '.safetensors': raise ValueError(f'{path.name}: a model is stored as .safetensors')
     said = as_json(about(model, facts))
-    def stored(v): return v.detach().cpu().contiguous().to(torch.float16 if half and v.is_floating_point() else v.dtype)
-    weights = {n: stored(v) for n, v in model.net.state_dict().items()}
+    shrink = {n for n, _ in model.net.named_parameters() if half}   # but not the frequencies of an embedding
+    def stored(n, v): return v.detach().cpu().contiguous().to(torch.float16 if n in shrink else v.dtype)
+    weights = {n: stored(n, v) for n, v in model.net.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda p: save_file(weights, p, metadata={'consistency_nb': said}))
 

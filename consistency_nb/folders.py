@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['ENDINGS', 'check_bytes', 'as_floats', 'to_bytes', 'eight_bits', 'upright', 'middle', 'square', 'check_channels',
-           'read_square', 'read_picture', 'write_picture', 'picture_files', 'class_labels', 'Files', 'faults',
-           'read_all', 'fingerprint', 'check_set', 'Folder']
+           'read_square', 'read_picture', 'write_picture', 'is_picture', 'picture_files', 'in_order', 'class_names',
+           'class_labels', 'stated_labels', 'Files', 'faults', 'read_all', 'fingerprint', 'check_set', 'threads_of',
+           'Folder']
 
 # %% ../nbs/14b_folders.ipynb #d5778bfe
-import hashlib, os
-from collections.abc import Callable, Sequence
+import hashlib, json, os
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 import numpy as np
 import torch
@@ -127,25 +129,56 @@ def write_picture(
     Image.fromarray(image.movedim(0, -1).squeeze(-1).numpy()).save(path)
 
 # %% ../nbs/14b_folders.ipynb #4b95ae07
+def is_picture(
+    name: str,   # of a file, with / between folders
+) -> bool:
+    "By its ending; what is hidden does not count."
+    hidden = any(part.startswith(('.', '__MACOSX')) for part in name.split('/'))
+    return name.lower().endswith(ENDINGS) and not hidden
+
 def picture_files(
     folder: str | Path,  # searched with all folders below it, links included
 ) -> list[str]:          # paths relative to it, with /, sorted by folder and name
     "The picture files below a folder."
-    found = []
-    for where, below, files in os.walk(folder, followlinks=True):
-        below[:] = [d for d in below if not d.startswith(('.', '__MACOSX'))]
-        inside = Path(where).relative_to(folder)
-        found += [(inside/f).as_posix() for f in files if f.lower().endswith(ENDINGS) and not f.startswith('.')]
-    return sorted(found, key=lambda n: n.split('/'))
+    walk = os.walk(folder, followlinks=True)
+    found = ((Path(where).relative_to(folder)/f).as_posix() for where, _, files in walk for f in files)
+    return in_order(n for n in found if is_picture(n))
 
-def class_labels(
+def in_order(names: Iterable[str]) -> list[str]:
+    "Sorted by folder and name."
+    return sorted(names, key=lambda n: n.split('/'))
+
+# %% ../nbs/14b_folders.ipynb #1dee2a79
+def class_names(
     names: list[str],  # what `picture_files` returned
-) -> Tensor | None:    # (M,) long, or None where the folders are no classes
+) -> tuple:            # sorted; empty where the folders are no classes
+    "The folders at the top."
+    tops = {n.split('/', 1)[0] if '/' in n else None for n in names}
+    return () if None in tops or len(tops) < 2 else tuple(sorted(tops))
+
+def class_labels(names: list[str]) -> Tensor | None:   # (M,) long, or None where the folders are no classes
     "The rank of each picture's top folder."
-    tops = [n.split('/', 1)[0] if '/' in n else None for n in names]
-    if None in tops or len(set(tops)) < 2: return None
-    rank = {c: i for i, c in enumerate(sorted(set(tops)))}
-    return torch.tensor([rank[t] for t in tops], dtype=torch.long, device='cpu')
+    rank = {c: i for i, c in enumerate(class_names(names))}
+    if not rank: return None
+    return torch.tensor([rank[n.split('/', 1)[0]] for n in names], dtype=torch.long, device='cpu')
+
+def stated_labels(
+    table: str | bytes,  # what dataset.json holds: {"labels": [["00000/img00000000.png", 3], ...]}, or null
+    names: list[str],    # of the pictures
+) -> Tensor | None:      # (M,) long, or None where it says null
+    "The labels that a dataset.json gives. ValueError for a table that does not fit the pictures."
+    try:
+        stated = json.loads(table)['labels']
+        label = stated and dict(stated)
+    except (ValueError, KeyError, TypeError) as e:
+        wanted = 'it should be {"labels": [["00000/img00000000.png", 3], ...]}, or null for the list'
+        raise ValueError(f'dataset.json cannot be read ({type(e).__name__}: {e}): {wanted}') from e
+    if not label: return None
+    odd = [n for n in names if type(label.get(n)) is not int]
+    if odd:
+        raise ValueError(f'dataset.json has no whole number for {len(odd)} of {len(names)} pictures, such as {odd[0]}: '
+                         'complete it, or take it away to have classes by folders')
+    return torch.tensor([label[n] for n in names], dtype=torch.long, device='cpu')
 
 # %% ../nbs/14b_folders.ipynb #548f6cad
 class Files(Sequence):
@@ -158,10 +191,13 @@ class Files(Sequence):
     ):
         self.folder, self.names, self.shape = Path(folder), names, (len(names), channels, size, size)
 
+    def source(self) -> tuple[Path, list[str]]: return self.folder, self.names   # a folder, and files in it
+    def open(self, i: int): return self.folder/self.names[i]   # path or open file
+
     def __len__(self): return len(self.names)
 
     def __getitem__(self, i: int) -> np.ndarray:  # (C, size, size) uint8
-        return read_square(self.folder/self.names[i], self.shape[-1], self.shape[1])
+        return read_square(self.open(i), self.shape[-1], self.shape[1], f'{self.folder}/{self.names[i]}')
 
 # %% ../nbs/14b_folders.ipynb #990ca165
 def faults(
@@ -209,10 +245,15 @@ def check_set(count: int, labels: Tensor | None, name: str):
         raise ValueError(f'{name}: {len(labels)} labels for {count} pictures')
     if labels is not None: check_index(2**31, labels=labels)
 
+# %% ../nbs/14b_folders.ipynb #49cf05bc
+@lru_cache(None)
+def threads_of(process: int, threads: int) -> ThreadPoolExecutor:
+    "The threads of a process: those of another are not there after a fork."
+    return ThreadPoolExecutor(threads)
+
 # %% ../nbs/14b_folders.ipynb #a86949b0
 class Folder:
     "A data set read picture by picture; `batch` works as in `Images`."
-    classes = ()   # no names
 
     @limits(threads=whole(1, 1024))
     def __init__(self,
@@ -221,17 +262,17 @@ class Folder:
         labels: Tensor | None = None,  # (M,) long
         device: str | torch.device = 'cpu',  # where batches go
         threads: int | None = None,    # None: one per core, at most 16
+        classes: tuple = (),           # names of the classes, where they are known
     ):
         check_set(len(pictures), labels, name)
         self.pictures, self.name, self.device = pictures, name, torch.device(device)
         self.labels = None if labels is None else labels.to(device)
         self.shape = pictures[0].shape if isinstance(pictures, list) else tuple(pictures.shape[1:])   # (C, H, W)
-        self.threads = threads or min(16, os.cpu_count() or 1)
-        self.pool = ThreadPoolExecutor(self.threads)
+        self.threads, self.classes = threads or min(16, os.cpu_count() or 1), classes
 
     def __len__(self): return len(self.pictures)
 
-    def to(self, device): return Folder(self.pictures, self.name, self.labels, device, self.threads)
+    def to(self, device): return Folder(self.pictures, self.name, self.labels, device, self.threads, self.classes)
 
     def check(self) -> list[str]:
         "Read everything once, before a long run: messages about pictures that cannot be read."
@@ -243,5 +284,6 @@ class Folder:
     ) -> Tensor:                     # (B, C, H, W) float32 in [-1, 1], on the data set's device
         "The images at `index`, mirrored where asked."
         check_index(len(self), index=index)
-        read = self.pool.map(lambda i: torch.from_numpy(np.array(self.pictures[i])), index.tolist())
-        return as_floats(torch.stack(list(read)).to(self.device), None if flip is None else flip.to(self.device))
+        one = lambda i: torch.from_numpy(np.array(self.pictures[i]))
+        read = threads_of(os.getpid(), self.threads).map(one, index.tolist())
+        return as_floats(torch.stack([*read]).to(self.device), None if flip is None else flip.to(self.device))

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .core import check_batch, limits, number, whole
-from .nets import Attention, Frame, check_inputs, each, norm, plan, probability, resolutions, stages
+from .nets import Attention, Frame, Waves, check_inputs, each, norm, plan, probability, resolutions, stages
 
 # %% ../nbs/13_ncsnpp.ipynb #842345f3
 def fir_kernel(
@@ -81,7 +81,7 @@ class SongAttention(Attention):
     def forward(self, x: Tensor) -> Tensor: return super().forward(x) * HALF
 
 # %% ../nbs/13_ncsnpp.ipynb #840ad8c6
-class NoiseEmbedding(nn.Module):
+class NoiseEmbedding(Waves):
     "Sines and cosines of the noise label, what else is known of the image, then two dense layers."
     def __init__(self,
         features: int,        # number of sines and cosines together, even
@@ -99,7 +99,7 @@ class NoiseEmbedding(nn.Module):
         a = torch.outer(c_noise, (self.turn * self.freqs).to(c_noise.dtype))
         return torch.cat([a.sin(), a.cos()], 1)
     def forward(self, c_noise: Tensor, extra: Tensor | float = 0.) -> Tensor:  # (B,), (B, features) -> (B, width)
-        return F.silu(self.dense1(F.silu(self.dense0(self.waves(c_noise) + extra))))
+        return F.silu(self.dense1(F.silu(self.dense0(self.waves(c_noise).to(self.dense0.weight.dtype) + extra))))
 
 # %% ../nbs/13_ncsnpp.ipynb #a1c447fd
 class PyramidConv(nn.Conv2d):
@@ -137,20 +137,20 @@ def conditions(
     net: nn.Module,          # a `SongUNet`
     y: Tensor | None,        # (B,) class indices, -1 for any class; None is the row of zeros
     augment: Tensor | None,  # (B, augment_dim); None is zeros
-    c_noise: Tensor,         # (B,) tells size, type and place
+    x: Tensor,               # (B, ...) tells size, type and place
 ) -> Tensor | float:         # (B, features), or 0 if the network takes neither
     "What is added to the waves of the noise level."
     if augment is not None:
         check_batch(augment=augment)
-        if augment.shape != (want := (len(c_noise), net.spec['augment_dim'])):
+        if augment.shape != (want := (len(x), net.spec['augment_dim'])):
             raise ValueError(f"augment has shape {tuple(augment.shape)}: this network takes {want}, or None")
-    extra, zeros = 0., lambda layer: c_noise.new_zeros(len(c_noise), layer.in_features)
+    extra, zeros = 0., lambda layer: x.new_zeros(len(x), layer.in_features)
     if net.label is not None:
         K = net.label.in_features
-        row = zeros(net.label) if y is None else F.one_hot(y.long() + 1, K + 1)[:, 1:].to(c_noise) * K**0.5
+        row = zeros(net.label) if y is None else F.one_hot(y.long() + 1, K + 1)[:, 1:].to(x) * K**0.5
         extra = extra + net.label(row)
     if net.augment is None: return extra
-    return extra + net.augment(zeros(net.augment) if augment is None else augment.to(c_noise))
+    return extra + net.augment(zeros(net.augment) if augment is None else augment.to(x))
 
 # %% ../nbs/13_ncsnpp.ipynb #351b0bb0
 def one_of(*valid: str) -> Callable:
@@ -199,7 +199,7 @@ class SongUNet(Frame):
         return h, h
     def forward(self, x, c_noise, y=None, augment=None):  # images, (B,) ln(t)/4, (B,) long, (B, augment_dim) -> like x
         check_inputs(self, x, c_noise, y)
-        return self.walk(x, self.embed(c_noise, conditions(self, y, augment, c_noise)))
+        return self.walk(x, self.embed(c_noise, conditions(self, y, augment, x)))
 
 # %% ../nbs/13_ncsnpp.ipynb #4aa1a19c
 _CIFAR10 = dict(image_size=32, model_channels=128, channel_mult=(2, 2, 2), num_blocks=4)

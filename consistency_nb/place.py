@@ -52,8 +52,11 @@ def check_run(p: Preset, parts: Parts, options: Options):
     missing = [n for n, needed in needs.items() if needed and not callable(getattr(parts, n))]
     if not hasattr(parts.data, 'batch'):
         raise ValueError(f"data is {type(parts.data).__name__}: pass a data set, such as dataset('avatars32')")
+    has, wants = [*parts.data.shape], [p.net.get('in_channels', 3), p.image_size, p.image_size]
     fits = {f'net is {type(parts.net).__name__}: pass a network, such as UNet()': isinstance(parts.net, nn.Module),
             f'{p.name} needs a {(missing or [""])[0]}: pass a function': not missing,
+            f'{parts.data.name} holds pictures of shape {has}, {p.name} wants {wants}: set image_size, and '
+                "in_channels in net, to what they have": has == wants,
             f'the network of {p.name} wants class labels, but {parts.data.name} has none: set num_classes=None in net':
                 not p.net.get('num_classes') or parts.data.labels is not None,
             'compile=True goes neither with shard=True nor with dropout: leave one of them out':

@@ -59,14 +59,15 @@ class Denoiser(nn.Module):
         y: Tensor | None = None,  # (B,) long, classes
     ) -> Tensor:  # (B, C, H, W) clean images, in the dtype of x
         t = per_sample(t, x)
-        c_skip, c_out, c_in = (append_dims(c.to(x.dtype), x) for c in self.scalings(t))
-        return torch.addcmul(c_skip * x, c_out, self.raw(c_in * x, t.log() / 4, y).to(x.dtype))
+        c_skip, c_out, c_in = (append_dims(c, x) for c in self.scalings(t))
+        F = self.raw(c_in * x, t.log() / 4, y).to(t.dtype)
+        return torch.addcmul(c_skip * x, c_out, F).to(x.dtype)
 
     def raw(self, x: Tensor, c_noise: Tensor, y: Tensor | None) -> Tensor:
         "The network itself, in its own dtype or under autocast."
         dtype = next(self.net.parameters()).dtype
         with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            return self.net(x.to(dtype), c_noise.to(dtype), y)
+            return self.net(x.to(dtype), c_noise, y)   # the level keeps its digits
 
     @property
     def classes(self) -> tuple: return tuple(self.facts.get('classes', ()))   # their names, where they are known

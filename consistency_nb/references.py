@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from .core import limits, whole
-from .folders import Files, Folder, fingerprint
-from .sets import Records
+from .folders import Folder, fingerprint
 from .cache import cache_folder, cached, digest
 from .data import Images, to_bytes
 from .features import byte_images, extract, extractor_name
@@ -69,11 +68,7 @@ def summarize(
 def identity(data: Images | Folder) -> str:
     "16 digits that change when the pictures do."
     if isinstance(data, Images): return digest(data.images.cpu())[:16]
-    p = data.pictures
-    if isinstance(p, Files): folder, names = p.folder, p.names
-    elif isinstance(p, Records): folder, names = p.folder, ['data.mdb']
-    else: folder, names = Path(p.filename).parent, [Path(p.filename).name]   # an array on the disk
-    return fingerprint(Path(folder), names, *p.shape)
+    return fingerprint(*data.pictures.source(), *data.pictures.shape)
 
 # %% ../nbs/20a_references.ipynb #0ee9cce6
 @limits(total=whole(1), keep=whole(1))

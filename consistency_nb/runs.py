@@ -23,9 +23,9 @@ from .data import Images, held_out, to_bytes
 from .evaluate import class_rate, evaluate, floor
 from .features import extract
 from .folders import Folder, as_floats
-from .launch import launch
+from .launch import adapted, launch
 from .precond import Consistency, Denoiser
-from .presets import Preset, override, preset as find_preset, read_parameters
+from .presets import Preset, preset as find_preset, read_parameters
 from .references import reference
 from .sample import generate, sampler
 from .files import run_folder
@@ -56,7 +56,7 @@ def begin(
     minutes: float,  # training time of the embedded default, where minutes=-1
 ) -> Begun:
     "Check the parameters, make the folder, write the preset. SystemExit after a dry run."
-    p = override(find_preset(given['preset']), **read_parameters(declared, given))
+    p = adapted(find_preset(given['preset']), read_parameters(declared, given))
     if p.method != method: raise ValueError(f"{p.name} is a preset for {p.method}: use nbs/train_{p.method}.ipynb")
     if given['dry_run']:
         print(estimate(p))

@@ -32,7 +32,7 @@ DATA = Images(torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8, generator=
 def tiny(method='ct', **changes):
     "A preset for `Net`; 'ct' with a target, others as they come."
     own = dict(ct=dict(mu=0.9), edm=dict(mu=0.), pd=dict(mu=0., growth=(), s0=4))[method]
-    return override(preset('avatars32_ct'), **{**dict(method=method, draw='uniform', batch=8, iterations=12, lr=1e-3, ema=0.9, sigma_data=0.58, net=dict(cls='UNet')), **own, **changes})
+    return override(preset('avatars32_ct'), **{**dict(method=method, image_size=8, draw='uniform', batch=8, iterations=12, lr=1e-3, ema=0.9, sigma_data=0.58, net=dict(cls='UNet')), **own, **changes})
 
 def train(p, out, device='cpu', width=8, net=None, log_every=15., save_every=120., on_log=None, bar=None, **options):
     "`net`: settings of one of the package's networks, stirred, since its last layers begin at zero."

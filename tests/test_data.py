@@ -11,7 +11,7 @@ from consistency_nb import data as D, sets
 from consistency_nb.cache import digest
 from consistency_nb.data import Folder, Images, check_sigma_data, dataset, imagenet, measure_sigma_data, pictures, to_bytes
 from consistency_nb.folders import Files, class_labels, fingerprint, picture_files, read_square, square, upright
-from consistency_nb.sets import read_arrays
+from consistency_nb.sets import Mapped, read_arrays
 
 RNG = np.random.default_rng(0)
 def noise(h, w, c=3): return RNG.integers(0, 256, (h, w, c), dtype=np.uint8)
@@ -238,7 +238,7 @@ def test_npy_and_npz(tmp_path, shape):
     np.save(tmp_path/'x.npy', a); np.savez(tmp_path/'x.npz', a, np.arange(5)); np.savez(tmp_path/'y.npz', a)
     held, lazy = dataset(tmp_path/'x.npy', size=8), dataset(str(tmp_path/'x.npy'), memory=0)
     assert torch.equal(held.images, want) and held.images.is_contiguous() and held.labels is None and held.name == 'x'
-    assert isinstance(lazy.pictures, np.memmap) and torch.equal(to_bytes(lazy.batch(torch.arange(5))), want)
+    assert isinstance(lazy.pictures, Mapped) and torch.equal(to_bytes(lazy.batch(torch.arange(5))), want)
     z = dataset(tmp_path/'x.npz')
     assert torch.equal(z.images, want) and z.labels.tolist() == [0, 1, 2, 3, 4] and z.labels.dtype == torch.long
     assert dataset(tmp_path/'y.npz').labels is None
@@ -251,7 +251,7 @@ def test_array_errors(tmp_path):
         np.save(tmp_path/f'{name}.npy', a)
         with pytest.raises(ValueError, match=rf'{name}\.npy holds .*uint8'): dataset(tmp_path/f'{name}.npy')
     np.save(tmp_path/'ok.npy', np.zeros((2, 8, 8, 3), np.uint8)); np.savez(tmp_path/'names.npz', a=np.zeros(1), b=np.zeros(1))
-    with pytest.raises(ValueError, match='8 x 8 pixels, not 16'): dataset(tmp_path/'ok.npy', size=16)
+    with pytest.raises(ValueError, match='8 x 8 pixels, 16 x 16 are needed'): dataset(tmp_path/'ok.npy', size=16)
     with pytest.raises(ValueError, match='holds a, b: the pictures must be called arr_0'): dataset(tmp_path/'names.npz')
     np.save(tmp_path/'evil.npy', np.array([Evil()], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r'evil\.npy cannot be read'): read_arrays(tmp_path/'evil.npy')

@@ -106,7 +106,7 @@ def road(tmp) -> dict:
                     ramped=Row(rate=.9, steps=10., ramp=.05, ok='rate.zero steps.zero steps.huge ramp.zero ramp.huge'),
                     halflife_to_rate=Row(halflife_images=1e5, batch=8, seen=1e3, ramp=.05, ok='halflife_images.zero halflife_images.huge seen.zero seen.huge ramp.zero ramp.huge batch.huge')),
         'nets': dict(
-            zero_init=part(layer=nn.Linear(2, 2)), class_vector=part(table=nn.Embedding(3, 2), y=n % 3), LevelEmbedding=part(dim=8), norm=part(channels=16), resample=part(x=x, how='up'), ResBlock=part(cin=8, cout=8, emb=8), Attention=part(channels=64),
+            zero_init=part(layer=nn.Linear(2, 2)), class_vector=part(table=nn.Embedding(3, 2), y=n % 3), LevelEmbedding=part(dim=8), Waves=part(), norm=part(channels=16), resample=part(x=x, how='up'), ResBlock=part(cin=8, cout=8, emb=8), Attention=part(channels=64),
             plan=part(first=8, widths=(8, 16), blocks=1, attends=lambda *at: False), Stage=part(step=None, block=nn.Identity(), attend=nn.Identity()), stages=part(steps=[], block=None, attention=None),
             check_inputs=part(net=nets.UNet(**unet), x=x, c_noise=t, y=None), Frame=part(args=dict(__class__=nn.Module), side=1), each=part(least=1), probability=part(p=.5), resolutions=part(image_size=8, factors=(1, 2)),
             UNet=[Row(**unet, patch=2, dropout=.1, num_classes=3, in_channels=3, ok='attention.empty dropout.zero'), Row(nets.UNet(**unet, num_classes=3), x=x, c_noise=t, y=n[:4] % 3, ok='y.none')])}
@@ -121,7 +121,7 @@ def networks(tmp) -> dict:
         'ncsnpp': dict(
             fir_kernel=Row(taps=(1, 3, 3, 1)), Resample=part(taps=(1, 1)), group_norm=part(channels=16), xavier=part(layer=nn.Linear(2, 2)), SongBlock=part(cin=8, cout=8, emb=8),
             SongAttention=part(channels=8), NoiseEmbedding=part(features=8, width=8, kind='fourier'), PyramidConv=part(cin=3, cout=8, taps=(1, 1)), pyramid=part(s=song.spec, steps=[]),
-            song_plan=part(s=song.spec), conditions=part(net=song, y=None, augment=None, c_noise=c), one_of=part(lambda: ncsnpp.one_of('a', 'b')),
+            song_plan=part(s=song.spec), conditions=part(net=song, y=None, augment=None, x=x), one_of=part(lambda: ncsnpp.one_of('a', 'b')),
             SongUNet=[Row(**NET, embedding='fourier', encoder='residual', resample_filter=(1, 1), num_classes=3, augment_dim=4, dropout=.1, in_channels=3, fourier_scale=16.,
                           ok='attn_resolutions.empty dropout.zero augment_dim.zero'),
                       Row(song, x=x, c_noise=c, y=y, augment=torch.zeros(2, 4), ok='y.none augment.none')],
@@ -154,7 +154,8 @@ def files(tmp) -> dict:
         'folders': dict(
             check_bytes=part(b=batch), as_floats=Row(b=batch, flip=flip, ok='flip.meta'), to_bytes=Row(x=batch.float(), ok='x.rank x.batch'), eight_bits=part(im=pic), upright=part(im=pic), middle=part(im=pic, w=4, h=4), square=part(im=pic, size=8),
             check_channels=part(channels=3), read_square=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), read_picture=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), write_picture=Row(x=batch[:1].float(), path=out/'zoo.png'),
-            picture_files=Row(folder=tmp/'zoo', ok='folder.empty folder.unknown'), class_labels=part(names=['a/1.png', 'b/2.png']), Files=part(folder=tmp/'zoo', names=['a/1.png'], size=8, channels=3),
+            picture_files=Row(folder=tmp/'zoo', ok='folder.empty folder.unknown'), class_labels=part(names=['a/1.png', 'b/2.png']), class_names=part(names=['a/1.png', 'b/2.png']), is_picture=part(name='a/1.png'), in_order=part(names=['a/1.png']),
+            stated_labels=part(table='{"labels": null}', names=['a/1.png']), threads_of=part(process=0, threads=1), Files=part(folder=tmp/'zoo', names=['a/1.png'], size=8, channels=3),
             faults=part(pictures=folder.pictures), read_all=part(pictures=folder.pictures), fingerprint=part(folder=tmp/'zoo', names=['a/1.png']), check_set=part(count=2, labels=index, name='x'),
             Folder=[Row(pictures=Own(folder.pictures), labels=index, threads=1), Row(folder.batch, index=index, flip=Own(flip[:2]))]),
         'cache': dict(
@@ -162,12 +163,13 @@ def files(tmp) -> dict:
             write_tensors=part(path=tmp/'t.safetensors', facts={}, tensors=dict(a=batch)), read_tensors=Row(path=tmp/'read.safetensors'), cached=part(path=tmp/'kept.safetensors', make=lambda: ({}, dict(a=batch)))),
         'sets': dict(
             Images=[Row(images=batch, labels=torch.arange(4), ok='labels.meta'), Row(images.batch, index=index, flip=Own(flip[:2]), ok='index.batch')],
-            open_lmdb=part(lambda folder: None, folder=tmp), Records=part(lambda folder: None, folder=tmp), cached_images=part(lambda name: None, name='x'), listed=part(folder=tmp/'zoo', size=8, channels=3),
+            open_lmdb=part(lambda folder: None, folder=tmp), Records=part(lambda folder: None, folder=tmp), cached_images=part(lambda name: None, name='x'), listed=part(path=tmp/'zoo', size=8, channels=3), classes_of=part(found=folder.pictures), some=part(names=['a']),
+            now=part(path=tmp/'a.npy'), open_zip=part(lambda path: None, path=tmp), Zipped=part(lambda path: None, path=tmp), map_array=part(lambda path: None, path=tmp), Mapped=part(path=tmp/'a.npy'),
             pictures=Row(folder=tmp/'zoo', size=8, channels=3, memory=1., ok='memory.zero memory.huge'), channels_first=Row(a=bytes_.numpy(), name=Own('x'), ok='a.empty'), read_arrays=Row(path=tmp/'a.npy'),
             arrays=Row(path=tmp/'a.npy', size=8, memory=1., ok='memory.zero memory.huge'), cifar10=Row(root=tmp/'cifar10', dry=True), folder_ranks=part(lambda table: 0, table=tmp), downsampled=part(lambda files: None, files=[]), imagenet=Row(folder=tmp/'imagenet', size=64, dry=True)),
         'data': dict(
             style=part(name='moods'), portrait=part(k=0, seed=1, size=8), draw_avatars=part(n=2, first=0, size=8), avatars=Row(n=2, size=8, first=3, ok='n.huge first.zero'), held_out=Row(data=images, n=2, ok='n.huge'),
-            place=part(name='cifar10', kind='cifar10', root=tmp), by_path=part(given=tmp/'zoo', size=8, channels=3, memory=1.), dataset=Row(name=str(tmp/'zoo'), size=8, channels=3, memory=1., ok='memory.zero memory.huge'),
+            place=part(name='cifar10', kind='cifar10', root=tmp), told=part(data=images), by_path=part(given=tmp/'zoo', size=8, channels=3, memory=1.), dataset=Row(name=str(tmp/'zoo'), size=8, channels=3, memory=1., ok='memory.zero memory.huge'),
             check_data=part(data=images), pixel_moments=Row(data=images, sample=4, ok='sample.huge'), measure_sigma_data=Row(data=images, sample=4, ok='sample.huge'), check_sigma_data=Row(data=images, sigma_data=1., tolerance=.25, ok='tolerance.zero tolerance.huge sigma_data.huge')),
         'presets': dict(
             Levels=part(), Preset=Row(**{f: Own(getattr(whole, f)) for f in whole.__dataclass_fields__}), need_preset=Row(p=whole), is_power_of_2=part(n=4), faults=part(p=whole), check_preset=part(p=whole), check_parameter=part(name='n', default=1, v=2), same_type=part(name='x', old=1, new=2), override=Row(preset=whole, lr=.1, ok='lr.huge'),
@@ -274,6 +276,7 @@ def running(tmp) -> dict:
             enough_devices=part(o=place.Options(num_processes=2, device='cpu')), start=Row(command=[sys.executable, '-c', 'pass'], options=Own(place.Options()))),
         'launch': dict(
             distance_of=Row(p=p), step_of=Row(p=p), parts_of=Row(lambda p, **o: launch.parts_of(p, place.Options(**o)), p=ct, device='cpu', seed=0, ok='seed.zero'),
+            family=part(data='avatars32'), way_out=part(p=ct), familiar=part(p=ct, role='init', data='avatars32'), first_weights=part(p=p, model=objective.wrap(net, p)), measured=part(p=ct), adapted=part(p=ct, changes={}),
             fit_in=[Row(by_name(in_folder), **door, log_every=1., save_every=1., on_log=none, ok=legal + ' log_every.zero log_every.huge save_every.zero save_every.huge on_log.none'),
                     Row(by_name(lambda p, parts, options, **a: launch.fit_in(p=p, parts=parts, options=options, **a)), out_dir=str(tmp/'fit'), **{k: Own(v) for k, v in door.items()}, ok='out_dir.unknown')],
             model_of=part(run=run), launch=Row(by_name(launched), **door, ok=legal), check_options=Row(tiny(launch.check_options), p=p, seed=0, minutes=0., device='cpu', accumulate=1, tracker='', num_processes=1, num_nodes=1, node_rank=0, address='', port=0,

@@ -97,7 +97,7 @@ class Net(nn.Module):
     def __init__(self): super().__init__(); self.a = nn.Conv2d(3, 3, 3, padding=1)
     def forward(self, x, c, y=None): return self.a(x)
 torch.set_num_threads(1); torch.manual_seed(0)
-p = override(preset('avatars32_ct'), iterations=400, batch=2, mu=0.9, sigma_data=0.58, net=dict(cls='UNet'))
+p = override(preset('avatars32_ct'), iterations=400, image_size=8, batch=2, mu=0.9, sigma_data=0.58, net=dict(cls='UNet'))
 data = Images(torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
 fit_in(sys.argv[1], p, Parts(Net(), data, distance=l2), Options(device='cpu'), log_every=0.2, save_every=0.)
 """
