@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ENDINGS', 'check_bytes', 'as_floats', 'to_bytes', 'eight_bits', 'upright', 'middle', 'square', 'check_channels',
-           'read_square', 'read_picture', 'write_picture', 'is_picture', 'picture_files', 'in_order', 'class_names',
-           'class_labels', 'stated_labels', 'Files', 'faults', 'read_all', 'fingerprint', 'check_set', 'threads_of',
-           'Folder']
+           'read_square', 'read_picture', 'shown_size', 'write_picture', 'is_picture', 'picture_files', 'in_order',
+           'class_names', 'class_labels', 'stated_labels', 'Files', 'faults', 'read_all', 'fingerprint', 'check_set',
+           'threads_of', 'Folder']
 
 # %% ../nbs/14b_folders.ipynb #d5778bfe
 import hashlib, json, os
@@ -116,6 +116,11 @@ def read_picture(
 ) -> Tensor:            # (1, channels, size, size) in [-1, 1]
     "A picture file as a batch of one."
     return as_floats(torch.from_numpy(read_square(file, size, channels))[None])
+
+def shown_size(file: str | Path) -> tuple[int, int]:   # width, height
+    "The size of a picture file as a viewer shows it, turned as EXIF says."
+    from PIL import Image, ImageOps
+    with Image.open(file) as im: return ImageOps.exif_transpose(im).size
 
 def write_picture(
     x: Tensor,         # (1, C, H, W) in [-1, 1], C = 1 or 3

@@ -153,7 +153,7 @@ def files(tmp) -> dict:
     return {
         'folders': dict(
             check_bytes=part(b=batch), as_floats=Row(b=batch, flip=flip, ok='flip.meta'), to_bytes=Row(x=batch.float(), ok='x.rank x.batch'), eight_bits=part(im=pic), upright=part(im=pic), middle=part(im=pic, w=4, h=4), square=part(im=pic, size=8),
-            check_channels=part(channels=3), read_square=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), read_picture=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), write_picture=Row(x=batch[:1].float(), path=out/'zoo.png'),
+            check_channels=part(channels=3), read_square=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), read_picture=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), shown_size=part(file=tmp/'zoo'/'a'/'1.png'), write_picture=Row(x=batch[:1].float(), path=out/'zoo.png'),
             picture_files=Row(folder=tmp/'zoo', ok='folder.empty folder.unknown'), class_labels=part(names=['a/1.png', 'b/2.png']), class_names=part(names=['a/1.png', 'b/2.png']), is_picture=part(name='a/1.png'), in_order=part(names=['a/1.png']),
             stated_labels=part(table='{"labels": null}', names=['a/1.png']), threads_of=part(process=0, threads=1), Files=part(folder=tmp/'zoo', names=['a/1.png'], size=8, channels=3),
             faults=part(pictures=folder.pictures), read_all=part(pictures=folder.pictures), fingerprint=part(folder=tmp/'zoo', names=['a/1.png']), check_set=part(count=2, labels=index, name='x'),
@@ -270,7 +270,7 @@ def running(tmp) -> dict:
         'watch': dict(
             Meter=part(device='cpu'), position=part(p=p, k=3, K=10), mend=part(path=tmp/'metrics.jsonl', k=1), append=part(never, path=tmp), check_tracker=Row(name='', ok='name.none'),
             open_trackers=part(never, run=run), flat=part(record=dict(step=1)), print_line=part(never, record={}), show=part(never, trackers=[]), open_bar=part(run=run, bar=False), record_of=part(run=run, rate=1.), write_record=part(never, record={}), somebody_watches=part(), Watch=part(out=tmp), keep_frame=part(never, images=x), preview=part(run=run, x=x), pictures=part(shape=(3, 8, 8), out=out)),
-        'parallel': dict(accelerator=Row(device='cpu', patience=Own(30.)), Replicas=part(never, acc=None), Shards=part(never, acc=None), shard=part(never, net=net), place_of=part(options=place.Options(device='cpu'))),   # these ask all processes
+        'parallel': dict(accelerator=Row(device='cpu', patience=Own(30.)), Replicas=part(never, acc=None), Shards=part(never, acc=None), shard=part(never, net=net), forget_variables=part(), place_of=part(options=place.Options(device='cpu'))),   # these ask all processes
         'processes': dict(
             check_counts=Row(started, **many, ok='node_rank.zero address.number address.unknown address.nul'), config_of=part(never, o=None), story=part(never, failures={}), follow_parent=part(),
             enough_devices=part(o=place.Options(num_processes=2, device='cpu')), start=Row(command=[sys.executable, '-c', 'pass'], options=Own(place.Options()))),

@@ -36,7 +36,10 @@ def alone(tmp_path_factory):
     os.environ.update(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
     return run(tmp_path_factory.mktemp('alone'))
 
-def test_two_processes(alone, tmp_path): same(run(tmp_path, 2), alone)
+def test_two_processes(alone, tmp_path, monkeypatch):
+    "Whatever Accelerate's variables say: the preset holds."
+    for n, v in dict(MIXED_PRECISION='bf16', GRADIENT_ACCUMULATION_STEPS='2', USE_FSDP='true').items(): monkeypatch.setenv(f'ACCELERATE_{n}', v)
+    same(run(tmp_path, 2), alone)
 
 def test_four_processes(alone, tmp_path): same(run(tmp_path, 4), alone)
 
