@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STYLES', 'HELD_OUT', 'WORKER', 'NAMES', 'style', 'portrait', 'draw_avatars', 'avatars', 'place', 'told', 'by_path',
-           'dataset', 'check_data', 'pixel_moments', 'measure_sigma_data', 'check_sigma_data', 'held_out']
+           'dataset', 'check_data', 'pixel_moments', 'measure_sigma_data', 'check_sigma_data', 'held_out',
+           'few_pictures']
 
 # %% ../nbs/15_data.ipynb #937dcf79
 import importlib.metadata, importlib.resources, io, json, math, os, re, subprocess, sys, warnings
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from .core import limits, number, whole
 from .folders import Folder, to_bytes
-from .cache import cache_folder, user_path
+from .cache import cache_folder, digest, user_path
 from .sets import HOW, Images, arrays, cached_images, cifar10, imagenet, pictures, some
 
 # %% ../nbs/15_data.ipynb #9245fadf
@@ -192,3 +193,9 @@ def held_out(
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0), device='cpu')[:n]
     images = torch.cat([to_bytes(data.batch(i)) for i in order.split(500)])
     return Images(images, data.name, None if data.labels is None else data.labels.cpu()[order], data.classes)
+
+# %% ../nbs/15_data.ipynb #1a6e487e
+def few_pictures(data: Images | Folder, device) -> dict:   # where batches are drawn
+    "What tells one set of pictures from another: name, number, and a digest of 64 of them."
+    index = torch.linspace(0, len(data) - 1, 64, dtype=torch.float64, device='cpu').long()
+    return dict(name=data.name, count=len(data), digest=digest(to_bytes(data.batch(index.to(device))))[:16])

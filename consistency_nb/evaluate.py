@@ -116,14 +116,14 @@ def class_score(
 
 # %% ../nbs/20_evaluate.ipynb #00999d6b
 def as_features(
-    x,  # (N, 3, H, W) uint8 images, the dict of `extract`, (N, D) features of its first layer, or `Statistics`
+    x,  # (N, C, H, W) uint8 images, the dict of `extract`, (N, D) features of its first layer, or `Statistics`
     features: str = 'efficientnet-lite0',  # as in `extract`
     what: str = 'images',  # named in the errors
 ) -> dict | Statistics:
     "Images become features; features stay what they are."
     if isinstance(x, (dict, Statistics)): return x
     if isinstance(x, Tensor) and x.ndim == 2 and x.is_floating_point(): return {default_layer(features): x}
-    byte_images()(**{what: x})
+    byte_images(**{what: x})
     return extract(x, features)
 
 # %% ../nbs/20_evaluate.ipynb #cc106b6e

@@ -87,17 +87,12 @@ def default_layer(
     return EXTRACTORS[extractor_name(features)].get_default_feature_layer_for_metric(metric)
 
 # %% ../nbs/19a_features.ipynb #646d1693
-def byte_images(
-    channels: tuple = (3,),  # numbers of channels that may be
-) -> Callable:
-    "A rule: bytes of shape (N, C, H, W)."
-    shape = f'(N, {" or ".join(map(str, channels))}, H, W)'
-    def rule(**given):
-        (what, x), = given.items()
-        if kind_of(x).startswith('torch.uint8') and x.ndim == 4 and x.numel() and x.shape[1] in channels: return
-        raise ValueError(f'{what} must be a uint8 tensor of shape {shape}, got {kind_of(x)}: '
-                         'turn x in [-1, 1] into bytes with (127.5 * x + 128).clamp(0, 255).to(torch.uint8)')
-    return rule
+def byte_images(**given: Tensor):
+    "A rule: bytes of shape (N, C, H, W), C = 1 or 3."
+    (what, x), = given.items()
+    if kind_of(x).startswith('torch.uint8') and x.ndim == 4 and x.numel() and x.shape[1] in (1, 3): return
+    raise ValueError(f'{what} must be a uint8 tensor of shape (N, 1 or 3, H, W), got {kind_of(x)}: '
+                     'turn x in [-1, 1] into bytes with (127.5 * x + 128).clamp(0, 255).to(torch.uint8)')
 
 # %% ../nbs/19a_features.ipynb #b8135f6e
 def kind_of(x) -> str:
@@ -105,9 +100,9 @@ def kind_of(x) -> str:
     return f'{x.dtype} {tuple(x.shape)}' if isinstance(x, Tensor) else type(x).__name__
 
 # %% ../nbs/19a_features.ipynb #7dcc2950
-@limits(images=byte_images(), features=extractor_name, batch=whole(1))
+@limits(images=byte_images, features=extractor_name, batch=whole(1))
 def extract(
-    images: Tensor,  # (N, 3, H, W) uint8
+    images: Tensor,  # (N, C, H, W) uint8, C = 3, or 1: grey in three equal channels
     features: str = 'efficientnet-lite0',  # see `extractor_name`
     batch: int | None = None,  # None: 16 on a CPU, where small batches stay in its cache; 256 with CUDA
     device: str | torch.device | None = None,  # None: CUDA if there is one, else the CPU; other kinds fail
@@ -122,5 +117,5 @@ def extract(
             raise RuntimeError(f"the weights of {features!r} could not be fetched ({e}): "
                                "connect once, or use features='efficientnet-lite0', which works offline") from e
         how = dict(save_cpu_ram=True, verbose=len(images) > 2000 and sys.stderr.isatty())
-        images = Subset(images.cpu(), range(len(images)))
+        images = Subset(images.cpu().expand(-1, 3, -1, -1), range(len(images)))
         return get_featuresdict_from_dataset(images, net, batch or (256 if cuda else 16), cuda, **how)

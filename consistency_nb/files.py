@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINT', 'before', 'what_remains', 'write_state', 'read_state', 'latest_state', 'check_folder', 'run_folder',
-           'say', 'write_run', 'go_on', 'Save', 'Interrupt']
+           'say', 'write_run', 'go_on', 'news', 'who_holds', 'held', 'Save', 'Interrupt']
 
 # %% ../nbs/17a_files.ipynb #d02ce20e
-import os, signal, threading, time
-from collections.abc import Callable
+import json, os, signal, socket, threading, time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from filelock import FileLock, Timeout
 from torch import Tensor
 from safetensors import SafetensorError
 from .cache import read_tensors, user_path, write_tensors
@@ -100,8 +102,50 @@ def go_on(run: Run, out: Path) -> Run:
     try: resume(run, *found)
     except ValueError as e:
         raise ValueError(f'{out/CHECKPOINT}: {e}; choose another out_dir, or remove it') from None
-    if run.place.main: say(f"continuing {run.p.name} at step {run.k:,} of {run.K:,}")
+    for line in news(run, found[0]): say(line)
     return run
+
+def news(run: Run, facts: dict) -> Iterator[str]:   # what the checkpoint says
+    "What the main process has to tell of a run that goes on."
+    if not run.place.main: return
+    longer = f', {run.K - facts["K"]:,} more than it was meant to have' if run.K > facts['K'] else ''
+    yield f"continuing {run.p.name} at step {run.k:,} of {run.K:,}{longer}"
+    had, has = facts.get('pictures', run.pictures), run.pictures
+    if had != has:
+        yield (f"its pictures are not those it began with: {had['count']:,} of {had['name']} then, {has['count']:,} of "
+               f"{has['name']} now, or others among them; it goes on with these")
+    if run.k == run.K:
+        asked = 'minutes' if run.minutes else 'iterations'
+        yield f'it has reached its end: with more {asked} it goes on'
+
+# %% ../nbs/17a_files.ipynb #0b3e3b13
+def who_holds(out: Path) -> str:
+    "The process that has locked a folder, as it has told."
+    try: h = json.loads((out/'running.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError): return 'another process'
+    return f"process {h['process']} on {h['host']}, since {h['since']}"
+
+@contextmanager
+def held(
+    out: Path,          # folder of a run
+    main: bool = True,  # False: another process of this run holds it
+):
+    "The folder belongs to this process. RuntimeError if another one holds it."
+    if not main:
+        yield
+        return
+    lock = FileLock(out/'running.lock')
+    try: lock.acquire(timeout=0)
+    except Timeout:
+        way = 'wait until it has ended, or choose another out_dir'
+        raise RuntimeError(f'{out} is in use by {who_holds(out)}: {way}') from None
+    try:
+        told = dict(process=os.getpid(), host=socket.gethostname(), since=time.strftime('%Y-%m-%d %H:%M:%S'))
+        (out/'running.json').write_text(json.dumps(told), encoding='utf-8')
+        yield
+    finally:
+        (out/'running.json').unlink(missing_ok=True)
+        lock.release()
 
 # %% ../nbs/17a_files.ipynb #a13ea1e8
 class Save(Hook):

@@ -25,7 +25,7 @@ from .objective import wrap
 from .precond import Denoiser
 from .place import Alone, Options, Parts, check_run, choose_device, portions
 from .train import Clock, Run, train
-from .files import CHECKPOINT, Interrupt, Save, check_folder, go_on, run_folder
+from .files import CHECKPOINT, Interrupt, Save, check_folder, go_on, held, run_folder
 from .watch import Watch, check_tracker, pictures
 from .parallel import place_of
 from .processes import enough_devices, follow_parent, start
@@ -141,7 +141,8 @@ def fit_in(
     out.mkdir(parents=True, exist_ok=True)
     if run.place.main: check_sigma_data(parts.data, p.sigma_data)
     watch = Watch(out, options.tracker, log_every, bar, on_log)
-    return train(go_on(run, out), (Interrupt(), Clock(options.minutes), watch, Save(out, save_every, watch)))
+    with held(out, run.place.main):
+        return train(go_on(run, out), (Interrupt(), Clock(options.minutes), watch, Save(out, save_every, watch)))
 
 # %% ../nbs/18a_launch.ipynb #c6b35e41
 def model_of(run: Run) -> Callable | None:

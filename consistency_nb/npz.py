@@ -21,7 +21,7 @@ from .references import Seen, summarize
 # %% ../nbs/20c_npz.ipynb #3a01dd66
 def write_samples(
     path: str | Path,  # ends in .npz
-    batches: Iterable[Tensor],  # (B, 3, H, W) uint8, one after the other
+    batches: Iterable[Tensor],  # (B, C, H, W) uint8, one after the other; grey ones are written in three equal channels
     n: int,  # their number in all
     labels: Tensor | None = None,  # (n,) long, written as arr_1
 ):
@@ -40,12 +40,12 @@ def write_samples(
 
 # %% ../nbs/20c_npz.ipynb #09895aff
 def _write_pictures(file, batches, n):
-    done, fine = 0, byte_images()
+    done, fine = 0, byte_images
     for x in batches:
         fine(batches=x)
         header = dict(descr='|u1', fortran_order=False, shape=(n, *x.shape[2:], 3))
         if not done: np.lib.format.write_array_header_1_0(file, header)
-        file.write(x.permute(0, 2, 3, 1).contiguous().numpy().data)
+        file.write(x.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy().data)
         done += len(x)
     return done
 

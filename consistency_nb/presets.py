@@ -220,6 +220,7 @@ def check_parameter(name: str, default, v):
 def read_parameters(
     declared: dict,  # globals() at the end of a notebook's parameters cell: its parameters with their defaults
     given: dict,     # globals() after papermill has put its own cell below; ints given for floats are converted here
+    fields: tuple = FIELDS,   # what may be given besides; () for a notebook that trains nothing
 ) -> dict:           # the fields of a preset that were given besides
     "Check what papermill put in: a name that nobody has, or a value of the wrong type, is refused."
     own = {n: v for n, v in declared.items() if not n.startswith('_') and type(v) in (str, int, float, bool)}
@@ -228,5 +229,5 @@ def read_parameters(
         check_parameter(n, default, given[n])
     new = {n: v for n, v in given.items() if n not in declared and not n.startswith('_') and n != 'declared'}
     for n in new:
-        if n not in FIELDS: raise ValueError(f'unknown parameter {n!r}; valid ones are: {", ".join([*own, *FIELDS])}')
+        if n not in fields: raise ValueError(f'unknown parameter {n!r}; valid ones are: {", ".join([*own, *fields])}')
     return new

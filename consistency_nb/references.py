@@ -54,13 +54,13 @@ def summarize(
     device=None,  # as in `extract`
 ) -> Seen:  # about: features, size (pixels of a side), n, hash
     "What the extractor sees in pictures that need not be in memory together."
-    sha, about, fine = hashlib.sha256(), dict(features=features), byte_images((1, 3))
+    sha, about, fine = hashlib.sha256(), dict(features=features), byte_images
     def portions():
         for x in batches:
             fine(batches=x)
             sha.update(x.contiguous().numpy().reshape(-1))
             about['size'] = x.shape[-1]
-            yield extract(x.expand(-1, 3, -1, -1), features, device=device)
+            yield extract(x, features, device=device)
     s, layers = keep_rows(portions(), keep)
     return Seen(about | dict(n=s.n, hash=sha.hexdigest()[:16]), s, layers)
 

@@ -28,7 +28,7 @@ from .precond import Consistency, Denoiser
 from .presets import Preset, preset as find_preset, read_parameters
 from .references import reference
 from .sample import generate, sampler
-from .files import run_folder
+from .files import held, run_folder
 from .place import Options, Parts, choose_device
 from .train import Run
 from .watch import pictures
@@ -65,7 +65,7 @@ def begin(
     elif not p.data.startswith('avatars32'): minutes = 0.
     names = [f.name for f in dataclasses.fields(Options) if f.name in given]
     options, out = Options(**{n: given[n] for n in names} | dict(minutes=minutes)), run_folder(given['out_dir'])
-    (out/'preset.json').write_text(json.dumps(dataclasses.asdict(p), indent=1), encoding='utf-8')
+    with held(out): (out/'preset.json').write_text(json.dumps(dataclasses.asdict(p), indent=1), encoding='utf-8')
     where = f"everything is written to {given['out_dir']}; the newest pictures are in latest.png there"
     print(f'{p.name}: {where}', flush=True)
     return Begun(p, out, options, given['samples'])
@@ -159,7 +159,9 @@ class Judge:
 
     def real(self, data: Images | Folder, n: int) -> dict:
         "As many real pictures: of the training set, or, where nothing was held out, one half of it against the other."
-        if self.fresh.name == data.name: return dict(fd=floor(self.ref.layers, min(n, len(self.fresh) // 2)))
+        if self.fresh.name == data.name:
+            n = min(n, len(self.fresh) // 2)
+            return dict(n=n, fd=floor(self.ref.layers, n))
         index = torch.arange(min(n, len(data)), device='cpu')
         y = None if data.labels is None else data.labels.cpu()[index]
         return self.score(torch.cat([to_bytes(data.batch(i)).cpu() for i in index.split(500)]), y)

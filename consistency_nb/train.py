@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'set_dropout', 'Run', 'labels_of', 'gradient', 'read_later', 'descend', 'average', 'diagnosis', 'Hook',
-           'train', 'tensors_of', 'set_tensors', 'facts_of', 'resume', 'Clock', 'fit']
+           'train', 'tensors_of', 'set_tensors', 'facts_of', 'length', 'resume', 'Clock', 'fit']
 
 # %% ../nbs/17_train.ipynb #83d68950
 import json, runpy, time
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from .core import mix_seed
 from .ema import EMA
-from .data import check_sigma_data
+from .data import check_sigma_data, few_pictures
 from .presets import Preset
 from .place import Alone, Options, Parts, check_run, portions
 from .objective import Objective, autocast_dtype, ema_at, levels_at, lr_at, mu_at, noise, wrap
@@ -38,9 +38,11 @@ class Run:
     def __init__(self, p: Preset, parts: Parts, options: Options = Options(), place: Alone | None = None):
         check_run(p, parts, options)
         self.p, self.seed, self.k, self.seconds, self.stopping = p, options.seed, 0, 0., False
+        self.minutes = options.minutes
         self.place = place or Alone(options.device)
         self.portions = portions(p.batch, self.place.processes, self.place.rank, options.accumulate)
         self.data, self.gen = parts.data.to(self.place.device), torch.Generator(self.place.device)
+        self.pictures = few_pictures(self.data, self.place.device)
         self.labels = self.data.labels if p.net.get('num_classes') else None
         self.raw = set_dropout(self.place.take(parts.net).train(), p)
         self.ema, self.target = EMA(self.raw), EMA(self.raw) if p.mu or p.mu0 or p.method == 'pd' else None
@@ -185,10 +187,17 @@ def set_tensors(run: Run, tensors: dict[str, Tensor]):
         moments.setdefault(int(i), {})[what] = run.place.slice(v, params[int(i)]) if v.dim() else v
     run.opt.load_state_dict({'state': moments, 'param_groups': run.opt.state_dict()['param_groups']})
 
+# %% ../nbs/17_train.ipynb #7b432e44
 def facts_of(run: Run) -> dict:
     "What a state holds besides tensors, as JSON can hold it."
-    scaler, preset = run.scaler.state_dict(), asdict(run.p)
-    return dict(k=run.k, K=run.K, seed=run.seed, seconds=run.seconds, scaler=scaler, preset=preset)
+    return dict(k=run.k, K=run.K, seed=run.seed, seconds=run.seconds, scaler=run.scaler.state_dict(),
+                preset=asdict(run.p), minutes=run.minutes, pictures=run.pictures)
+
+def length(run: Run, facts: dict) -> int:
+    "Steps of a run that goes on: those it had, or more, where more is asked for."
+    before = facts.get('minutes', run.minutes)
+    if run.minutes > before > 0: return round(facts['K'] * run.minutes / before)
+    return max(facts['K'], run.p.iterations) if not (run.minutes or before) else facts['K']
 
 def resume(
     run: Run,        # just made
@@ -197,10 +206,10 @@ def resume(
 ) -> Run:
     "Go on where another run was. ValueError if that had another preset or seed."
     asked, had = (dict(f['preset'], seed=f['seed']) for f in json.loads(json.dumps([facts_of(run), facts])))
-    other = [n for n in asked if asked[n] != had.get(n)]
+    other = [n for n in asked if asked[n] != had.get(n) and n != 'iterations']
     if other: raise ValueError(f"this is the checkpoint of a run with another {', '.join(other)}")
     set_tensors(run, tensors)
-    run.k, run.K, run.seconds = facts['k'], facts['K'], facts['seconds']
+    run.k, run.K, run.seconds = facts['k'], length(run, facts), facts['seconds']
     run.scaler.load_state_dict(facts['scaler'])
     return run
 

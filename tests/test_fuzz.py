@@ -170,7 +170,7 @@ def files(tmp) -> dict:
         'data': dict(
             style=part(name='moods'), portrait=part(k=0, seed=1, size=8), draw_avatars=part(n=2, first=0, size=8), avatars=Row(n=2, size=8, first=3, ok='n.huge first.zero'), held_out=Row(data=images, n=2, ok='n.huge'),
             place=part(name='cifar10', kind='cifar10', root=tmp), told=part(data=images), by_path=part(given=tmp/'zoo', size=8, channels=3, memory=1.), dataset=Row(name=str(tmp/'zoo'), size=8, channels=3, memory=1., ok='memory.zero memory.huge'),
-            check_data=part(data=images), pixel_moments=Row(data=images, sample=4, ok='sample.huge'), measure_sigma_data=Row(data=images, sample=4, ok='sample.huge'), check_sigma_data=Row(data=images, sigma_data=1., tolerance=.25, ok='tolerance.zero tolerance.huge sigma_data.huge')),
+            check_data=part(data=images), few_pictures=part(data=images, device='cpu'), pixel_moments=Row(data=images, sample=4, ok='sample.huge'), measure_sigma_data=Row(data=images, sample=4, ok='sample.huge'), check_sigma_data=Row(data=images, sigma_data=1., tolerance=.25, ok='tolerance.zero tolerance.huge sigma_data.huge')),
         'presets': dict(
             Levels=part(), Preset=Row(**{f: Own(getattr(whole, f)) for f in whole.__dataclass_fields__}), need_preset=Row(p=whole), is_power_of_2=part(n=4), faults=part(p=whole), check_preset=part(p=whole), check_parameter=part(name='n', default=1, v=2), same_type=part(name='x', old=1, new=2), override=Row(preset=whole, lr=.1, ok='lr.huge'),
             preset=Row(name='avatars32_cd'), read_parameters=part(declared=dict(n=1), given=dict(n=2))),
@@ -260,13 +260,13 @@ def running(tmp) -> dict:
             choose_device=Row(name='cpu'), portions=Row(batch=8, processes=2, process=1, accumulate=2, ok='process.zero process.huge batch.huge'), Alone=Row(device='cpu')),
         'train': dict(
             set_dropout=part(net=net, p=p), Run=Row(by_name(train.Run), **door, ok=legal + ' tracker.number tracker.unknown tracker.nul'), labels_of=part(run=run, index=n, gen=gen()), gradient=part(run=run), read_later=part(flag=torch.tensor(True)),
-            descend=part(never, run=run), average=part(never, run=run), diagnosis=part(never, run=run), Hook=part(), train=part(run=run), tensors_of=part(run=run), set_tensors=part(run=run, tensors=tensors), facts_of=part(run=run),
+            descend=part(never, run=run), average=part(never, run=run), diagnosis=part(never, run=run), Hook=part(), train=part(run=run), tensors_of=part(run=run), set_tensors=part(run=run, tensors=tensors), facts_of=part(run=run), length=part(run=run, facts=facts),
             resume=part(run=run, facts=facts, tensors=tensors), Clock=part(minutes=0.), fit=Row(by_name(train.fit), **door, ok=legal + ' tracker.number tracker.unknown tracker.nul')),
         'files': dict(
             check_folder=Row(out_dir=str(tmp/'runs'), ok='out_dir.unknown out_dir.nul'), before=part(path=path), what_remains=part(path=path),
             write_state=Row(path=out/'s.safetensors', facts=dict(k=1), tensors=Own(dict(a=x)), ok='facts.none facts.text facts.empty facts.unknown facts.number'), read_state=Row(path=path),
             latest_state=Row(path=path, say=Own(none), ok='path.unknown path.nul'), run_folder=[Row(out_dir=tmp/'runs', ok='out_dir.empty out_dir.unknown'), Row(out_dir=str(tmp/'runs'), ok='out_dir.unknown')],
-            say=part(text=''), write_run=part(run=run, path=out/'w.safetensors'), go_on=part(run=run, out=tmp/'kept'), Save=part(out=out), Interrupt=part()),
+            say=part(text=''), write_run=part(run=run, path=out/'w.safetensors'), go_on=part(run=run, out=tmp/'kept'), news=part(run=run, facts=facts), who_holds=part(out=tmp/'kept'), held=part(out=tmp/'kept'), Save=part(out=out), Interrupt=part()),
         'watch': dict(
             Meter=part(device='cpu'), position=part(p=p, k=3, K=10), mend=part(path=tmp/'metrics.jsonl', k=1), append=part(never, path=tmp), check_tracker=Row(name='', ok='name.none'),
             open_trackers=part(never, run=run), flat=part(record=dict(step=1)), print_line=part(never, record={}), show=part(never, trackers=[]), open_bar=part(run=run, bar=False), record_of=part(run=run, rate=1.), write_record=part(never, record={}), somebody_watches=part(), Watch=part(out=tmp), keep_frame=part(never, images=x), preview=part(run=run, x=x), pictures=part(shape=(3, 8, 8), out=out)),
@@ -309,7 +309,7 @@ def measured(tmp) -> dict:
     return {
         'features': dict(
             fold_batchnorm=part(lambda net: None, net=net), Lite0=part(lambda name: None, name='x'), Lite0At224=part(lambda name: None, name='x'),   # torch-fidelity makes the two
-            extractor_name=Row(features='inception'), default_layer=part(features=lite), byte_images=part(), kind_of=part(x=pics),
+            extractor_name=Row(features='inception'), default_layer=part(features=lite), byte_images=part(x=pics), kind_of=part(x=pics),
             extract=Row(images=pics, **look, batch=2, ok='images.batch device.empty batch.huge')),
         'evaluate': dict(
             feature_rows=Row(v=v, ok='v.batch'), both=part(a=v, b=w), as_features=[Row(x=pics, features=lite, what=Own('images'), ok='x.batch'), Row(x=v, features=lite, ok='x.batch')],
