@@ -7,11 +7,11 @@ __all__ = ['OPENERS', 'ON_HUB', 'WEIGHTS', 'PUBLISHED', 'from_pretrained', 'CARD
            'shipped', 'find', 'load', 'save_pretrained', 'push_to_hub']
 
 # %% ../nbs/18_checkpoints.ipynb #fd18b3c2
-import json, re, tempfile
+import inspect, json, re, tempfile
 from functools import partial
 from pathlib import Path
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 import consistency_nb
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -122,6 +122,8 @@ def find(
 def load(
     name_or_path: str | Path,  # a shipped name, a file or folder of `save`, 'user/name' on the hub, a published file
     device: str | torch.device | None = None,  # None: the processor
+    kind: str | None = None,       # 'Denoiser' or 'Consistency', of a published file whose name does not tell
+    net: nn.Module | None = None,  # to be filled, for a published file of a network that is not one of the published
 ) -> Denoiser:  # or Consistency: the file or its name knows; in eval mode, without gradients, with `.facts`
     "Open a model, whoever wrote it. ValueError: what is wrong with the file; FileNotFoundError: what there is instead."
     path = find(name_or_path)
@@ -129,7 +131,10 @@ def load(
     if end not in OPENERS:
         endings = ', '.join(e for e in OPENERS if e[:1] == '.')
         raise ValueError(f"{path.name}: models have one of the endings {endings}, or none (flax)")
-    model = OPENERS[end](path)
+    given = {n: v for n, v in dict(kind=kind, net=net).items() if v is not None}
+    odd = given.keys() - inspect.signature(OPENERS[end]).parameters.keys()
+    if odd: raise ValueError(f"{path.name} says itself what it is: leave {' and '.join(sorted(odd))} out")
+    model = OPENERS[end](path, **given)
     if 'source' in model.facts and not user_path(name_or_path).exists():   # on the hub
         model.facts['source'] = str(name_or_path)
     return place(model, device)

@@ -43,6 +43,17 @@ def test_openai_file(tmp_path):
         assert_close(raw(f, g), g['out.adm'], atol=2e-4, rtol=0)
     assert (load_openai(tmp_path/'cd_imagenet64_l2.pt', net=small()).eps, f.sigma_data) == (0.002, 0.5)
 
+@pytest.mark.parametrize('wrap', [lambda d: d, lambda d: {'module.' + n: v for n, v in d.items()}, lambda d: dict(step=6, model={n: v.half() for n, v in d.items()})], ids=['plain', 'module', 'wrapped'])
+def test_openai_training_files(wrap, tmp_path):
+    "Under the names that training gives them, as they lie in the folder of a run."
+    g = golden('07_unet')
+    torch.save(wrap(weights(g, 'weights.adm.')), tmp_path/'ema_0.9999_600000.pt')
+    with pytest.raises(ValueError, match="pass kind='Denoiser' or kind='Consistency'"): load(tmp_path/'ema_0.9999_600000.pt')
+    f = load(tmp_path/'ema_0.9999_600000.pt', kind='Consistency', net=small())
+    assert type(f) is Consistency
+    assert_close(raw(f, g), g['out.adm'], atol=5e-3, rtol=0)   # one of them is in half precision
+    with pytest.raises(ValueError, match='says itself what it is: leave kind out'): load('avatars32-cd', kind='Denoiser')
+
 def test_openai_into_a_network_in_use(tmp_path):
     g = golden('07_unet')
     net = make_net(SMALL)
