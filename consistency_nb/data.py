@@ -93,7 +93,7 @@ avatars.classes = STYLES
 
 # %% ../nbs/15_data.ipynb #d01d6245
 NAMES = ('avatars32, avatars32-100000 (so many of them), cifar10, imagenet64, lsun_bedroom256, lsun_cat256 (all but '
-         'cifar10 with other numbers of pixels too), the path of a folder or zip of pictures, or of a .npy or .npz file')
+         'cifar10 with other numbers of pixels too), the path of a folder or zip of pictures, of a .npy or .npz file')
 
 def place(name: str, kind: str, root: str | Path | None) -> Path:
     "The folder of a named set."

@@ -56,7 +56,8 @@ def way_out(p: Preset) -> str:
     if p.method == 'ct': then, fresh = '-p init runs/edm', ', or without a teacher by -p init random'
     return (f'Train a diffusion model of your pictures, and begin with it{fresh}:\n'
             f'  papermill nbs/train_edm.ipynb edm.ipynb -p preset {teacher} {yours} -p out_dir runs/edm\n'
-            f'  papermill nbs/train_{p.method}.ipynb {p.method}.ipynb -p preset {p.name} {yours} {then} -p out_dir runs/{p.method}')
+            f'  papermill nbs/train_{p.method}.ipynb {p.method}.ipynb -p preset {p.name} {yours} {then} '
+            f'-p out_dir runs/{p.method}')
 
 def familiar(
     p: Preset,

@@ -60,8 +60,7 @@ class Denoiser(nn.Module):
     ) -> Tensor:  # (B, C, H, W) clean images, in the dtype of x
         t = per_sample(t, x)
         c_skip, c_out, c_in = (append_dims(c, x) for c in self.scalings(t))
-        F = self.raw(c_in * x, t.log() / 4, y).to(t.dtype)
-        return torch.addcmul(c_skip * x, c_out, F).to(x.dtype)
+        return torch.addcmul(c_skip * x, c_out, self.raw(c_in * x, t.log() / 4, y).to(t.dtype)).to(x.dtype)
 
     def raw(self, x: Tensor, c_noise: Tensor, y: Tensor | None) -> Tensor:
         "The network itself, in its own dtype or under autocast."

@@ -157,7 +157,8 @@ def pictures(
     def make():
         if len(found) > 5000: print(f'preparing {len(found):,} pictures of {name} at {size} px, once', flush=True)
         return read_all(found)
-    return Images(cached_images(f'{name}-{size}-{fingerprint(*found.source(), size, channels)}', make), name, labels, known)
+    mark = fingerprint(*found.source(), size, channels)
+    return Images(cached_images(f'{name}-{size}-{mark}', make), name, labels, known)
 
 # %% ../nbs/14d_sets.ipynb #fd2709b9
 def channels_first(

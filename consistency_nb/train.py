@@ -21,6 +21,8 @@ from .place import Alone, Options, Parts, check_run, portions
 from .objective import Objective, autocast_dtype, ema_at, levels_at, lr_at, mu_at, noise, wrap
 
 # %% ../nbs/17_train.ipynb #6daed298
+OPTIMIZERS = dict(radam=torch.optim.RAdam, adam=torch.optim.Adam)
+
 def set_dropout(net: nn.Module, p: Preset) -> nn.Module:
     "A student has its own dropout, not its teacher's."
     for m in net.modules():
@@ -29,16 +31,14 @@ def set_dropout(net: nn.Module, p: Preset) -> nn.Module:
     return net
 
 # %% ../nbs/17_train.ipynb #e75c29be
-OPTIMIZERS = dict(radam=torch.optim.RAdam, adam=torch.optim.Adam)
-
 class Run:
     "A training run between two steps."
     K = property(lambda run: run.objective.K, lambda run, steps: setattr(run.objective, 'K', steps))   # its length
 
     def __init__(self, p: Preset, parts: Parts, options: Options = Options(), place: Alone | None = None):
         check_run(p, parts, options)
-        self.p, self.seed, self.k, self.seconds, self.stopping = p, options.seed, 0, 0., False
-        self.minutes = options.minutes
+        self.p, self.seed, self.minutes = p, options.seed, options.minutes
+        self.k, self.seconds, self.stopping = 0, 0., False
         self.place = place or Alone(options.device)
         self.portions = portions(p.batch, self.place.processes, self.place.rank, options.accumulate)
         self.data, self.gen = parts.data.to(self.place.device), torch.Generator(self.place.device)
