@@ -42,7 +42,7 @@ def test_pt_hostile(tmp_path, owned, zipped, f):
     torch.save({'a': Call(f, does(f, owned))}, tmp_path/'a.pt', _use_new_zipfile_serialization=zipped)
     with pytest.raises(Refused, match=rf'^a.pt wants (\w+\.)?{f.__name__}, which weights do not need'): read_pt(tmp_path/'a.pt')
 
-@pytest.mark.parametrize('what', [[torch.zeros(1)], {}, {'a': 1}, {1: torch.zeros(1)}, torch.zeros(1), {'model': {'a': torch.zeros(1)}}], ids=str)
+@pytest.mark.parametrize('what', [[torch.zeros(1)], {}, {'a': 1}, {1: torch.zeros(1)}, torch.zeros(1), {'model': {'a': 1}}, {'weights': {'a': torch.zeros(1)}}], ids=str)
 def test_pt_is_a_state_dict(tmp_path, what):
     torch.save(what, tmp_path/'a.pt')
     with pytest.raises(ValueError, match='a.pt is not a state dict'): read_pt(tmp_path/'a.pt')
