@@ -8,7 +8,7 @@ __all__ = ['TRAIN', 'EACH', 'distance_of', 'step_of', 'family', 'way_out', 'fami
            'read_preset', 'main']
 
 # %% ../nbs/18a_launch.ipynb #96f5494c
-import argparse, dataclasses, json, os, re, sys
+import argparse, dataclasses, json, os, re, shlex, sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -51,10 +51,11 @@ def family(data: str) -> str:   # name of a data set
 
 def way_out(p: Preset) -> str:
     "The commands with which a run on these pictures begins."
-    yours, teacher = f'-p data {p.data} -p image_size {p.image_size}', f'{p.name[:-len(p.method)]}edm'
+    yours, teacher = f'-p data {shlex.quote(p.data)} -p image_size {p.image_size}', f'{p.name[:-len(p.method)]}edm'
     then, fresh = '-p teacher runs/edm', ''
     if p.method == 'ct': then, fresh = '-p init runs/edm', ', or without a teacher by -p init random'
-    return (f'Train a diffusion model of your pictures, and begin with it{fresh}:\n'
+    return (f'Train a diffusion model of your pictures, and begin with it{fresh} (other parameters of yours, such as '
+            'minutes, go with both commands):\n'
             f'  papermill nbs/train_edm.ipynb edm.ipynb -p preset {teacher} {yours} -p out_dir runs/edm\n'
             f'  papermill nbs/train_{p.method}.ipynb {p.method}.ipynb -p preset {p.name} {yours} {then} '
             f'-p out_dir runs/{p.method}')
@@ -165,9 +166,10 @@ def launch(
     check_run(p, parts, options)
     out = Path(out_dir).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    (out/'preset.json').write_text(json.dumps(dataclasses.asdict(p), indent=1), encoding='utf-8')
     words = dict(preset=out/'preset.json', out_dir=out) | {n: getattr(options, n) for n in EACH}
-    start(TRAIN + [s for n, v in words.items() for s in (f'--{n}', str(v))], options)
+    with held(out, options.node_rank == 0):
+        (out/'preset.json').write_text(json.dumps(dataclasses.asdict(p), indent=1), encoding='utf-8')
+        start(TRAIN + [s for n, v in words.items() for s in (f'--{n}', str(v))], options)
     if not (out/CHECKPOINT).exists():
         raise RuntimeError(f'stopped before the first checkpoint in {out.name}: the same call begins again')
     return go_on(Run(p, parts, options, Alone(options.device)), out)
@@ -227,8 +229,9 @@ def main(argv: list[str] | None = None):
         check_folder(out_dir=out_dir)
         if options.num_processes > 1: return start([*TRAIN, *argv], options)
     follow_parent()
-    out, parts = run_folder(out_dir), parts_of(p, options)
-    if os.environ.get('RANK', '0') == '0':
+    first = os.environ.get('RANK', '0') == '0'
+    out, parts = run_folder(out_dir, first), parts_of(p, options)
+    if first:
         (out/'preset.json').write_text(json.dumps(dataclasses.asdict(p), indent=1), encoding='utf-8')
     run = fit_in(out, p, parts, options, pictures(parts.data.shape, out))
     model = model_of(run)

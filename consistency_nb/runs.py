@@ -28,7 +28,7 @@ from .precond import Consistency, Denoiser
 from .presets import Preset, preset as find_preset, read_parameters
 from .references import reference
 from .sample import generate, sampler
-from .files import held, run_folder
+from .files import run_folder
 from .place import Options, Parts, choose_device
 from .train import Run
 from .watch import pictures
@@ -64,8 +64,10 @@ def begin(
     if given['minutes'] >= 0: minutes = given['minutes']
     elif not p.data.startswith('avatars32'): minutes = 0.
     names = [f.name for f in dataclasses.fields(Options) if f.name in given]
-    options, out = Options(**{n: given[n] for n in names} | dict(minutes=minutes)), run_folder(given['out_dir'])
-    with held(out): (out/'preset.json').write_text(json.dumps(dataclasses.asdict(p), indent=1), encoding='utf-8')
+    options = Options(**{n: given[n] for n in names} | dict(minutes=minutes))
+    out = run_folder(given['out_dir'], options.node_rank == 0)
+    if options.node_rank == 0:
+        (out/'preset.json').write_text(json.dumps(dataclasses.asdict(p), indent=1), encoding='utf-8')
     where = f"everything is written to {given['out_dir']}; the newest pictures are in latest.png there"
     print(f'{p.name}: {where}', flush=True)
     return Begun(p, out, options, given['samples'])

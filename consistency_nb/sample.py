@@ -8,7 +8,7 @@ __all__ = ['start', 'onestep', 'check_levels', 'multistep', 'generate', 'labelle
 
 # %% ../nbs/06_sample.ipynb #179559c0
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 from typing import NamedTuple
 
@@ -50,12 +50,13 @@ def check_levels(
     T: float = 80.,  # largest level
 ) -> tuple:  # the same numbers as Python floats
     "Levels, checked: they descend strictly and lie in [eps, T]."
-    levels = tuple(float(t) for t in levels)
-    inside = [eps * (1 - 1e-5) <= t <= T * (1 + 1e-5) for t in levels]
-    if not levels or not all(inside) or not all(a > b for a, b in zip(levels, levels[1:])):
+    try: found = tuple(float(t) for t in levels)
+    except (TypeError, ValueError): found = ()
+    inside = [eps * (1 - 1e-5) <= t <= T * (1 + 1e-5) for t in found]
+    if not found or not all(inside) or not all(a > b for a, b in zip(found, found[1:])):
         raise ValueError(f"levels must be noise levels that descend strictly within [{eps}, {T:g}], for example "
-                         f"({T:g}, {math.sqrt(eps * T):.3g}); got {levels}")
-    return levels
+                         f"({T:g}, {math.sqrt(eps * T):.3g}); got {levels!r}")
+    return found
 
 # %% ../nbs/06_sample.ipynb #c3146cb4
 def _draws(n, x, noise, generator, seeds):
@@ -173,7 +174,7 @@ def _model(model):
 def sampler(
     model: Denoiser,  # `Consistency` or `Denoiser` around a network with a `spec`
     steps: int = 1,  # calls of a consistency function; Heun steps, at least 2, of a denoiser (2 steps - 1 calls)
-    levels: Sequence[float] | None = None,  # of a consistency function; None: the ones known for `steps`
+    levels: Sequence[float] | None = None,  # of a consistency function, in place of `steps`; None: those known for it
     T: float = 80.,  # largest level of a denoiser; a consistency function has its own
     label: Callable | None = None,  # seed -> class; None: the classes in turn
 ) -> Callable:  # (noise at level T, seeds) -> images in [-1, 1]
@@ -183,23 +184,26 @@ def sampler(
         if levels: raise ValueError('this model is a denoiser: levels= are for a consistency function')
         return lambda x, seeds: edm_sample(f(seeds), x, n=max(steps, 2), T=T).clamp(-1, 1)
     if levels is None and steps not in model.levels:
-        raise ValueError(f"no levels are known for {steps} steps of this model: pass levels=, such as "
-                         f"({model.T:g}, 0.6), or choose steps from {', '.join(map(str, model.levels))}")
+        raise ValueError(f"no levels are known for {steps} steps of this model: pass levels=, {steps} numbers that fall "
+                         f"from {model.T:g}, or choose steps from {', '.join(map(str, model.levels))}")
     levels = check_levels(model.levels[steps] if levels is None else levels, model.eps, model.T)
+    if steps not in (1, len(levels)):
+        raise ValueError(f'steps={steps} with {len(levels)} levels: there is one call per level; leave steps out')
     return lambda x, seeds: multistep(f(seeds), x, levels, model.eps, seeds=seeds)
 
 # %% ../nbs/06_sample.ipynb #a0ba294c
 def class_indices(
     model: Denoiser,  # as for `sampler`
-    y: int | str | Sequence,  # an index, a name from the model's `facts`, or several of them
+    y: int | str | Sequence | Tensor,  # an index, a name from the model's `facts`, or several of them
 ) -> list:  # of int
     "The classes that are meant. ValueError for one that the model does not know."
     count, names = model.net.spec.get('num_classes') or 0, model.classes
     if not count: raise ValueError('this model knows no classes: leave y out')
-    chosen = [y] if isinstance(y, (str, Integral)) else list(y)
+    y = y.tolist() if hasattr(y, 'tolist') else y   # tensors and arrays
+    chosen = list(y) if isinstance(y, Iterable) and not isinstance(y, str) else [y]
     if not chosen: raise ValueError('y is empty: give at least one class, or leave it out')
     for v in chosen:
-        if v in names or isinstance(v, Integral) and 0 <= v < count: continue
+        if v in names or isinstance(v, Integral) and not isinstance(v, bool) and 0 <= v < count: continue
         valid = ', '.join(names) if names else 'whole numbers'
         raise ValueError(f'no class {v!r}: valid ones are {valid}, or an index from 0 to {count - 1}')
     return [names.index(v) if v in names else int(v) for v in chosen]
