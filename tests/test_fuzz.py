@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 pytest.importorskip('hypothesis')
 import numpy as np, torch
+from filelock import FileLock
 from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 from test_imports import LIB, MODULES
@@ -266,7 +267,7 @@ def running(tmp) -> dict:
             check_folder=Row(out_dir=str(tmp/'runs'), ok='out_dir.unknown out_dir.nul'), before=part(path=path), what_remains=part(path=path),
             write_state=Row(path=out/'s.safetensors', facts=dict(k=1), tensors=Own(dict(a=x)), ok='facts.none facts.text facts.empty facts.unknown facts.number'), read_state=Row(path=path),
             latest_state=Row(path=path, say=Own(none), ok='path.unknown path.nul'), run_folder=[Row(out_dir=tmp/'runs', ok='out_dir.empty out_dir.unknown'), Row(out_dir=str(tmp/'runs'), ok='out_dir.unknown')],
-            say=part(text=''), write_run=part(run=run, path=out/'w.safetensors'), go_on=part(run=run, out=tmp/'kept'), news=part(run=run, facts=facts), who_holds=part(out=tmp/'kept'), held=part(out=tmp/'kept'), Save=part(out=out), Interrupt=part()),
+            say=part(text=''), write_run=part(run=run, path=out/'w.safetensors'), go_on=part(run=run, out=tmp/'kept'), news=part(run=run, facts=facts), who_holds=part(out=tmp/'kept'), lock=part(out=tmp/'kept'), free=part(out=tmp/'kept', lock=FileLock(tmp/'kept/x.lock')), held=part(out=tmp/'kept'), Save=part(out=out), Interrupt=part()),
         'watch': dict(
             Meter=part(device='cpu'), position=part(p=p, k=3, K=10), mend=part(path=tmp/'metrics.jsonl', k=1), append=part(never, path=tmp), check_tracker=Row(name='', ok='name.none'),
             open_trackers=part(never, run=run), flat=part(record=dict(step=1)), print_line=part(never, record={}), show=part(never, trackers=[]), open_bar=part(run=run, bar=False), record_of=part(run=run, rate=1.), write_record=part(never, record={}), somebody_watches=part(), Watch=part(out=tmp), keep_frame=part(never, images=x), preview=part(run=run, x=x), pictures=part(shape=(3, 8, 8), out=out)),

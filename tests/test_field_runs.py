@@ -1,0 +1,161 @@
+"Faults that people met with runs of comparable tools: on pictures of their own, twice in one folder, gone on with."
+import json, os, shlex, subprocess, sys, time
+from pathlib import Path
+
+import numpy as np
+import papermill, pytest
+import torch
+from PIL import Image
+
+from consistency_nb.checkpoints import load
+from consistency_nb.data import Images
+from consistency_nb.files import HELD, go_on, run_folder
+from consistency_nb.launch import fit_in, launch, parts_of
+from consistency_nb.nets import UNet
+from consistency_nb.place import Options, Parts
+from consistency_nb.presets import override, preset
+
+ROOT = Path(__file__).resolve().parent.parent
+FEW = dict(iterations=4, minutes=0, batch=4, samples=0, device='cpu')
+ENV = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
+RNG = np.random.default_rng(0)
+
+def run(name, out, cwd=None, **parameters):
+    "A notebook with parameters, in a working directory; everything lands in `out`."
+    out.mkdir(exist_ok=True)
+    papermill.execute_notebook(ROOT/f'nbs/{name}.ipynb', out/f'{name}.ipynb', dict(out_dir=str(out), **parameters),
+                               cwd=cwd or out, progress_bar=False, kernel_name='python3')
+
+# ---- pictures of one's own
+
+@pytest.fixture
+def grey_pictures(tmp_path):
+    "Fewer than 32, of one channel, in a folder whose name has a space."
+    where = tmp_path/'my pictures'
+    where.mkdir()
+    for i in range(12): Image.fromarray(RNG.integers(0, 256, (20, 24), dtype=np.uint8)).save(where/f'{i}.png')
+    return where
+
+def test_the_commands_of_the_refusal_work(grey_pictures, tmp_path):
+    "Word for word, as the error prints them; then draw, with the folder as reference, and edit."
+    p = override(preset('avatars32_cd'), data=str(grey_pictures), image_size=16)
+    with pytest.raises(ValueError, match='knows avatars32') as e: parts_of(p, Options(device='cpu'))
+    (tmp_path/'nbs').symlink_to(ROOT/'nbs')
+    commands = [line for line in str(e.value).splitlines() if line.strip().startswith('papermill')]
+    assert len(commands) == 2
+    few = [w for n, v in FEW.items() for w in ('-p', n, str(v))]
+    for line in commands:
+        words = [sys.executable, '-m', *shlex.split(line), *few, '-k', 'python3', '--no-progress-bar']
+        subprocess.run(words, cwd=tmp_path, env=ENV, check=True, capture_output=True)
+    teacher, student = load(tmp_path/'runs/edm'), load(tmp_path/'runs/cd')
+    assert teacher.shape == student.shape == (3, 16, 16); assert student.facts['data'] == teacher.facts['data']
+    run('generate', tmp_path/'runs/cd', cwd=tmp_path, model='runs/cd', n=4, reference=str(grey_pictures), device='cpu')
+    assert (tmp_path/'runs/cd/nearest.png').exists()
+
+def test_one_channel_from_the_first_step_to_the_last(tmp_path):
+    np.save(tmp_path/'grey.npy', RNG.integers(0, 256, (12, 16, 16, 1), dtype=np.uint8))
+    few = FEW | dict(data=str(tmp_path/'grey.npy'), image_size=16)
+    run('train_ct', tmp_path/'ct', cwd=tmp_path, init='random', **few | dict(samples=4))
+    f = load(tmp_path/'ct')
+    assert f.shape == (1, 16, 16) and json.loads((tmp_path/'ct/metrics.json').read_text())['measured']
+    run('edit_images', tmp_path/'edit', cwd=tmp_path, model=str(tmp_path/'ct'), teacher='', task='inpaint', n=1, seeds=1,
+        levels='80,1', device='cpu')
+    assert Image.open(tmp_path/'edit/after.png').size == (16, 16)
+
+# ---- a turned photo
+
+def test_a_mask_is_compared_with_the_picture_as_shown(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(tmp_path/'phone.jpg', exif=turned)
+    mask = np.zeros((40, 30), np.uint8)
+    mask[20:] = 255
+    Image.fromarray(mask).save(tmp_path/'as_shown.png')
+    Image.fromarray(mask.T).save(tmp_path/'as_stored.png')
+    few = dict(task='inpaint', image='phone.jpg', seeds=1, levels='80,1', teacher='', device='cpu')
+    run('edit_images', tmp_path, mask='as_shown.png', **few)
+    before, after = (np.asarray(Image.open(tmp_path/f'{n}.png').convert('RGB')) for n in ('before', 'after'))
+    assert (before == after)[:16].all() and not (before == after)[16:].all()   # the lower half is new
+    with pytest.raises(papermill.PapermillExecutionError, match=r'as_stored.png has 40 x 30.*\(30, 40\)'):
+        run('edit_images', tmp_path, mask='as_stored.png', **few)
+
+# ---- two runs in one folder
+
+def start(out, *words):
+    command = [sys.executable, '-m', 'consistency_nb.launch', '--preset', 'avatars32_ct', '--data', 'avatars32-100',
+               '--batch', '4', '--device', 'cpu', '--out_dir', str(out), *words]
+    return subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+def until(there, seconds=120):
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end, 'waited in vain'
+        time.sleep(.1)
+
+def test_a_second_run_is_refused_and_harms_nothing(tmp_path):
+    first = start(tmp_path, '--iterations', '100000')
+    try:
+        until((tmp_path/'metrics.jsonl').exists)
+        told, wanted = json.loads((tmp_path/'running.json').read_text()), (tmp_path/'preset.json').read_bytes()
+        assert told['process'] == first.pid
+        second = start(tmp_path, '--iterations', '5')
+        said, _ = second.communicate(timeout=120)
+        assert second.returncode and f"in use by process {first.pid} on {told['host']}, since {told['since']}" in said
+        with pytest.raises(RuntimeError, match=f'in use by process {first.pid}'): run_folder(tmp_path)
+        assert (tmp_path/'preset.json').read_bytes() == wanted and first.poll() is None
+    finally: first.kill()
+    first.communicate()
+    assert run_folder(tmp_path) == tmp_path   # dead: free again
+    HELD.pop(tmp_path.resolve()).release()
+
+def test_several_processes_share_the_folder_of_their_run(tmp_path):
+    p, options = override(preset('avatars32_ct'), data='avatars32-100', batch=4, iterations=4), Options(device='cpu', num_processes=2)
+    run_folder(tmp_path)   # as a notebook does
+    assert launch(tmp_path, p, parts_of(p, options), options).k == 4
+    HELD.pop(tmp_path.resolve()).release()
+
+def test_a_run_is_held_while_it_measures(tmp_path):
+    "The lock outlives the training: in front of the report a second process finds the folder taken."
+    script = f"""
+import sys, time
+from consistency_nb import runs
+from consistency_nb.launch import parts_of
+given = dict(preset='avatars32_ct', out_dir={str(tmp_path)!r}, minutes=0., seed=0, samples=0, device='cpu', dry_run=False)
+b = runs.begin(given, dict(given, data='avatars32-100', iterations=2, batch=4), 'ct', 8.)
+runs.train(b, parts_of(b.p, b.options))
+print('trained', flush=True)
+time.sleep(600)
+"""
+    first = subprocess.Popen([sys.executable, '-c', script], env=ENV, stdout=subprocess.PIPE, text=True)
+    try:
+        assert any(line == 'trained\n' for line in first.stdout)
+        with pytest.raises(RuntimeError, match=f'in use by process {first.pid}'): run_folder(tmp_path)
+    finally: first.kill()
+    first.communicate()
+
+# ---- a run that goes on
+
+TINY = override(preset('avatars32_ct'), image_size=8, batch=4, iterations=3, init='random', distance='l2', sigma_data=0.58,
+                net=dict(cls='UNet'))
+
+def go(out, pictures, p=TINY):
+    torch.manual_seed(0)
+    net = UNet((8, 16), blocks=1, patch=1, attention=())
+    return fit_in(out, p, Parts(net, pictures, distance=lambda a, b: (a - b).square().flatten(1).mean(1)),
+                  Options(device='cpu'))
+
+def pictures(n, seed=0):
+    made = torch.Generator().manual_seed(seed)
+    return Images(torch.randint(0, 256, (n, 3, 8, 8), dtype=torch.uint8, generator=made), f'set{seed}')
+
+@pytest.mark.parametrize('now, said', [(pictures(16), None), (pictures(17), '16 of set0 then, 17 of set0 now'),
+                                       (pictures(16, 1), '16 of set0 then, 16 of set1 now')])
+def test_pictures_that_changed_are_said(now, said, tmp_path, capfd):
+    go(tmp_path, pictures(16))
+    assert 'pictures' not in capfd.readouterr().out
+    assert go(tmp_path, now, override(TINY, iterations=5)).k == 5
+    out = capfd.readouterr().out
+    assert 'continuing avatars32_ct at step 3 of 5, 2 more than it was meant to have' in out
+    assert ('its pictures are not those it began with' in out) == bool(said) and (not said or said in out)
+    go(tmp_path, now, override(TINY, iterations=5))
+    assert 'it has reached its end: with more iterations it goes on' in capfd.readouterr().out
