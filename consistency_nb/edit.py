@@ -16,6 +16,7 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from .core import append_dims, batches, check_batch, limits, number, per_sample, per_sample_noise, whole
+from .solvers import drawing
 from .sample import check_levels, multistep
 
 # %% ../nbs/19_edit.ipynb #91ff2732
@@ -206,7 +207,7 @@ def _level_within(given: dict):
 
 # %% ../nbs/19_edit.ipynb #836df522
 @limits(_level_within, eps=number(above=0), T=number(above=0))
-@torch.no_grad()
+@drawing
 def denoise(
     f: Callable,  # consistency function (x, t) -> image
     x: Tensor,  # (B, C, H, W) images with white noise on them
@@ -237,7 +238,7 @@ def slerp(
 
 # %% ../nbs/19_edit.ipynb #11f286c8
 @limits(T=number(above=0, most=1e9))
-@torch.no_grad()
+@drawing
 def interpolate(
     f: Callable,  # consistency function (x, t) -> image
     z1: Tensor,  # (B, C, H, W) standard normal noise of the first image

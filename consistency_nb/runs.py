@@ -119,7 +119,7 @@ def class_rows(
 ) -> Tensor:              # the same images, those of class 0 first
     "Images sorted by class, so that a grid of n / classes columns shows a class a row."
     if not classes: return x
-    return x[(torch.arange(len(x)) % classes).argsort(stable=True)]
+    return x[(torch.arange(len(x), device=x.device) % classes).argsort(stable=True)]
 
 # %% ../nbs/21b_runs.ipynb #8e896c45
 class Way(NamedTuple):

@@ -18,7 +18,7 @@ from torch import Tensor
 from .core import batches, limits, number, per_sample, per_sample_noise, whole
 from .grid import karras_grid
 from .precond import Consistency, Denoiser
-from .solvers import edm_sample
+from .solvers import drawing, edm_sample
 
 # %% ../nbs/06_sample.ipynb #75497952
 @limits(T=number(above=0, most=1e6))
@@ -33,7 +33,7 @@ def start(
 
 # %% ../nbs/06_sample.ipynb #d7272ba4
 @limits(T=number(above=0, most=1e6))
-@torch.no_grad()
+@drawing
 def onestep(
     f: Callable,  # consistency function (x, t) -> image, t of shape (B,)
     x: Tensor,  # (B, C, H, W) noise with standard deviation T, from `start`
@@ -74,7 +74,7 @@ def _draws(n, x, noise, generator, seeds):
 
 # %% ../nbs/06_sample.ipynb #85f72530
 @limits(batches('x'))
-@torch.no_grad()
+@drawing
 def multistep(
     f: Callable,  # consistency function (x, t) -> image, t of shape (B,)
     x: Tensor,  # (B, C, H, W) noise with standard deviation levels[0], from `start`
@@ -96,7 +96,7 @@ def multistep(
 
 # %% ../nbs/06_sample.ipynb #06dce00f
 @limits(batch=whole(1))
-@torch.no_grad()
+@drawing
 def generate(
     draw: Callable,  # (noise at level T, seeds) -> images, such as lambda x, s: multistep(f, x, (80., 1.), seeds=s)
     seeds: Sequence[int],  # one per image

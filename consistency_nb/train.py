@@ -71,19 +71,23 @@ class Run:
         return loss, t
 
 # %% ../nbs/17_train.ipynb #b4401b3d
+def _uniform(gen: torch.Generator, n: int) -> Tensor:   # (n,) float32
+    "Numbers from 0 to 1, the same whatever torch's default dtype is."
+    return torch.rand(n, generator=gen, device=gen.device, dtype=torch.float32)
+
 def labels_of(run: Run, index: Tensor, gen: torch.Generator) -> Tensor | None:  # (B,) long
     "Classes of these images, a share `label_dropout` of them replaced by -1, any class."
     if run.labels is None: return None
     y = run.labels[index]
     if not run.p.label_dropout: return y
-    return y.masked_fill(torch.rand(len(y), generator=gen, device=gen.device) < run.p.label_dropout, -1)
+    return y.masked_fill(_uniform(gen, len(y)) < run.p.label_dropout, -1)
 
 def gradient(run: Run) -> tuple[Tensor, Tensor, Callable]:  # losses and levels of the own samples, () -> not finite?
     "Draw the batch of step k and add up its gradient."
     p, k, gen, seed, seen = run.p, run.k, run.gen, mix_seed(run.seed, run.k), []
     gen.manual_seed(seed)
     index = torch.randint(len(run.data), (p.batch,), generator=gen, device=gen.device)
-    flip = torch.rand(p.batch, generator=gen, device=gen.device) < 0.5 if p.flip else None
+    flip = _uniform(gen, p.batch) < 0.5 if p.flip else None
     n, y = run.objective.draw(k, p.batch, gen), labels_of(run, index, gen)
     for part in run.portions:
         if p.dropout: torch.manual_seed(mix_seed(seed, p.batch + part.start // len(part)))

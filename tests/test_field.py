@@ -9,11 +9,20 @@ from torch.testing import assert_close
 
 from consistency_nb.adm import ADMUNet
 from consistency_nb.checkpoints import load, save
-from consistency_nb.data import dataset
+from consistency_nb.data import Images, dataset
+from consistency_nb.distances import l2
+from consistency_nb.edit import colorize, denoise, inpaint, interpolate, stroke, super_resolve
 from consistency_nb.folders import Folder, read_picture, shown_size
+from consistency_nb.grid import karras_grid
 from consistency_nb.ncsnpp import SongUNet
 from consistency_nb.nets import UNet
+from consistency_nb.place import Options, Parts
 from consistency_nb.precond import Consistency
+from consistency_nb.presets import override, preset
+from consistency_nb.references import summarize
+from consistency_nb.sample import multistep, of_class, onestep
+from consistency_nb.solvers import Churn, edm_sample, gradients
+from consistency_nb.train import Run, train
 
 RNG = np.random.default_rng(0)
 
@@ -124,3 +133,82 @@ def test_data_sets_in_other_processes(lazy, how):
 def test_data_sets_are_copied(lazy):
     for other in (copy.deepcopy(lazy), pickle.loads(pickle.dumps(lazy))):
         assert torch.equal(other.batch(torch.arange(3)), lazy.batch(torch.arange(3))) and len(pickle.dumps(other)) < 5000
+
+# ---- gradients of samplers
+
+def small_model():
+    torch.manual_seed(0)
+    f = Consistency(UNet((8, 16), blocks=1, patch=1, attention=()))
+    for v in f.net.parameters(): torch.nn.init.normal_(v, std=.1)
+    f.facts = dict(image_size=8)
+    return f
+
+LEVELS = (80., .8)
+SAMPLERS = dict(onestep=lambda f, x: onestep(f, x), multistep=lambda f, x: multistep(f, x, LEVELS, seeds=[0, 1], clamp=False),
+                edm=lambda f, x: edm_sample(f, x, 3), denoise=lambda f, x: denoise(f, x, 1.),
+                inpaint=lambda f, x: inpaint(f, x, torch.arange(8) > 3, LEVELS, seeds=[0, 1], clamp=False),
+                stroke=lambda f, x: stroke(f, x, LEVELS, seeds=[0, 1], clamp=False),
+                interpolate=lambda f, x: interpolate(f, x[:1], x[1:], .3))
+
+@pytest.mark.parametrize('name', SAMPLERS)
+def test_samplers_keep_gradients_when_asked(name):
+    f, draw = small_model().double(), SAMPLERS[name]
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    assert not draw(f, x).requires_grad
+    with gradients(): end = draw(f, x)
+    way = torch.randn(end.shape, dtype=end.dtype, generator=torch.Generator().manual_seed(2))
+    slope, = torch.autograd.grad((end * way).sum(), x)
+    step = 1e-6 * torch.sign(slope)
+    change = ((draw(f, x + step) - draw(f, x - step)) * way).sum() / 2
+    assert_close((slope * step).sum(), change, rtol=1e-5, atol=1e-12)
+    assert slope.abs().max() > 0
+
+# ---- torch's defaults
+
+def trained(net, images):
+    "A few steps of training."
+    p = override(preset('avatars32_ct'), image_size=8, batch=4, iterations=3, init='random', distance='l2', sigma_data=.58,
+                 ema=.9, flip=True, label_dropout=.5, dropout=.1, net=dict(cls='UNet', dropout=.1))
+    return train(Run(p, Parts(net, images, distance=l2), Options(device='cpu'))).averaged
+
+def everything(f, images, measured):
+    "Numbers of drawing, editing and measuring, made on the CPU in float32 whatever the defaults are."
+    x, f.facts = images.batch(torch.arange(2, device='cpu')), dict(image_size=8)
+    mask, y = torch.arange(8, device='cpu') > 3, [0, 1]
+    g = of_class(f, y)
+    yield from f.net.parameters()
+    yield from (f.sample(4, levels=LEVELS), karras_grid(18), inpaint(g, x, mask, LEVELS, seeds=y), colorize(g, x, LEVELS, seeds=y),
+                super_resolve(g, x, LEVELS, 2, seeds=y), stroke(g, x, LEVELS, seeds=y), interpolate(g, x[:1].repeat(2, 1, 1, 1), x, .3))
+    yield from (edm_sample(g, x, 3), edm_sample(g, x, 3, churn=Churn(1., generator=torch.Generator().manual_seed(0))))
+    if measured: yield summarize([images.images]).statistics.mu
+
+@pytest.mark.parametrize('defaults', ['bfloat16', 'float64', 'meta'])
+def test_defaults_of_torch_change_nothing(defaults):
+    "But for torch's own optimiser and loader, which fail under another default device."
+    torch.manual_seed(0)
+    net = UNet((8, 16), blocks=1, patch=1, attention=(1,), num_classes=3, dropout=.1)
+    for v in net.parameters(): torch.nn.init.normal_(v, std=.1)
+    images = Images(torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8), 'set', torch.arange(40) % 3)
+    f = trained(copy.deepcopy(net), images)
+    wanted = [v.detach() for v in everything(f, images, defaults != 'meta')]
+    try:
+        if defaults == 'meta': torch.set_default_device('meta')
+        else:
+            torch.set_default_dtype(getattr(torch, defaults))
+            f = trained(net, images)
+        found = [v.detach() for v in everything(f, images, defaults != 'meta')]
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    close = dict(rtol=1e-3, atol=1e-5) if defaults == 'float64' else dict(rtol=0, atol=0)   # RAdam counts its steps in the default dtype
+    for a, b in zip(found, wanted, strict=True): assert_close(a, b, **close)
+
+@pytest.mark.parametrize('name', NETS)
+def test_frequencies_do_not_follow_the_default(name):
+    wanted = {n: v for n, v in NETS[name]().named_buffers()}
+    torch.set_default_dtype(torch.bfloat16)
+    try: found = {n: v for n, v in NETS[name]().named_buffers()}
+    finally: torch.set_default_dtype(torch.float32)
+    for n in wanted:
+        assert found[n].dtype == wanted[n].dtype != torch.bfloat16
+        if name != 'ncsnpp': assert_close(found[n], wanted[n], rtol=0, atol=0)   # whose frequencies are drawn

@@ -87,7 +87,7 @@ def road(tmp) -> dict:
         'solvers': dict(
             euler_step=Row(x=x, t=t, s=s, denoise=D), heun_step=Row(x=x, t=t, s=s, denoise=D), solve=Row(denoise=D, x=x, ts=g.flip(0), step=solvers.euler_step, ok='x.rank x.batch'),
             edm_sample_ode=Row(denoise=D, x=x, n=3, eps=.002, T=80., rho=7., ok='x.rank x.batch'), churned=Row(x=x, t=Own(2.), gamma=Own(.1), z=z, s_noise=Own(1.)),
-            substeps=Row(step=Own(solvers.euler_step), m=2, rho=7., ok='m.huge'),
+            substeps=Row(step=Own(solvers.euler_step), m=2, rho=7., ok='m.huge'), gradients=part(), drawing=part(f=D),
             edm_sample=[Row(denoise=D, x=x, n=3, eps=.002, T=80., rho=7., churn=1., ok='x.rank x.batch churn.zero churn.huge'), part(denoise=D, x=x, n=3, churn=solvers.Churn(1., noise=torch.zeros(3, *x.shape)))],
             Churn=[Row(churn=1., s_min=0., s_max=50., s_noise=1., ok='churn.zero churn.huge s_min.zero s_max.zero s_max.inf s_max.huge s_noise.zero s_noise.huge'), part(solvers.Churn().z, i=0, x=x)]),
         'distances': dict(l1=Row(a=x, b=z), pseudo_huber=Row(a=x, b=z, c=.1, ok='c.zero c.huge'),
@@ -323,7 +323,7 @@ def measured(tmp) -> dict:
             reference=Row(fresh_cache, data=images, n=4, seed=0, keep=3, **look, ok='device.empty keep.huge seed.negative seed.huge'), check_alike=Row(reports=dict(a=report, b=report), ok=''), report=Row(samples=seen, reference=seen, metrics='fid'), spread=Row(reports=[report]),
             table=Row(rows=dict(a=report, b=report), columns=['fd'], ok='columns.empty')),
         'npz': dict(
-            write_samples=Row(path=out/'w.npz', batches=[pics], n=12, labels=torch.arange(12), ok='labels.negative labels.large'), read_npz=Row(path=tmp/'in'/'s.npz'),
+            write_samples=Row(path=out/'w.npz', batches=[pics], n=12, labels=torch.arange(12), ok='labels.negative labels.large'), numbered=part(folder=out/'png', n=12, draw=lambda r: pics[:len(r)], about={}), read_npz=Row(path=tmp/'in'/'s.npz'),
             read_samples=Row(path=tmp/'in'/'s.npz', **look, keep=3, ok='device.empty keep.zero keep.huge'), read_statistics=Row(path=tmp/'in'/'r.npz'), read_reference=[Row(path=tmp/'in'/'r.npz', features=lite), Row(path=tmp/'in'/'s.npz', **look, keep=3, ok='device.empty keep.zero keep.huge')]),
         'stream': dict(
             parts=Row(seeds=range(5), shard=2, ok='shard.huge'), shard_file=part(folder=tmp, part=range(2)), is_there=part(file=tmp/'none', about={}), Share=part(),

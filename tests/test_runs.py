@@ -4,6 +4,7 @@ from pathlib import Path
 
 import papermill, pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from consistency_nb.checkpoints import load
 
@@ -24,9 +25,10 @@ def test_training_notebook(name, tmp_path):
 
 def test_generate_notebook(tmp_path):
     import numpy as np
-    run('generate', tmp_path, n=5, steps=2, batch=3, device='cpu')
+    run('generate', tmp_path, n=5, steps=2, batch=3, device='cpu', png=True)
     images = np.load(tmp_path/'images.npz')['arr_0']
     assert images.shape == (5, 32, 32, 3) and images.dtype == np.uint8 and images.std() > 20
+    assert np.array_equal(np.asarray(Image.open(tmp_path/'png/000004.png')), images[4])
 
 def test_levels_that_are_found_are_used(tmp_path):
     run('tune_levels', tmp_path, reference='avatars32-100', steps=2, samples=4, seed=9, N=5, device='cpu')
