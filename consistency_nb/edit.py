@@ -10,11 +10,9 @@ __all__ = ['LUMA', 'noised', 'Sampling', 'sample_projected', 'zero_shot', 'keep_
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-
 import torch
 from torch import Tensor
 import torch.nn.functional as F
-
 from .core import append_dims, batches, check_batch, limits, number, per_sample, per_sample_noise, whole
 from .solvers import drawing
 from .sample import check_levels, multistep

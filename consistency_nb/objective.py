@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'levels_at', 'pd_stage', 'mu_at', 'lr_at', 'ema_at', 'autocast_dtype', 'wrap', 'levels_of', 'hop',
-           'weight_of', 'with_labels', 'Objective', 'noise']
+           'weight_of', 'with_labels', 'Objective', 'uniform', 'noise']
 
 # %% ../nbs/16a_objective.ipynb #4047322c
 import dataclasses, math
@@ -144,6 +144,10 @@ class Objective:
 
 # %% ../nbs/16a_objective.ipynb #2aa54d52
 BLOCK = 32   # places whose noise is drawn at once
+
+def uniform(gen: torch.Generator, n: int) -> Tensor:   # (n,) float32
+    "Numbers from 0 to 1, the same whatever torch's default dtype is."
+    return torch.rand(n, generator=gen, device=gen.device, dtype=torch.float32)
 
 def noise(
     seed: int,    # of the step

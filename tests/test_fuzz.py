@@ -255,12 +255,12 @@ def running(tmp) -> dict:
             levels_at=part(p=p, k=3, K=10), pd_stage=part(p=presets.preset('avatars32_pd'), K=100), mu_at=[part(p=p, N=4), part(p=presets.preset('cifar10_ct'), N=4)],
             lr_at=part(p=p, k=3, K=10), ema_at=part(p=presets.preset('avatars32_edm'), k=3), autocast_dtype=[Row(precision='fp32', device=Own('cpu')), Row(precision=Own('auto'), device='cpu')],
             wrap=part(net=net, p=p), levels_of=part(p=p, n=n, grid=torch.tensor([.1, 1., 2.])), with_labels=part(f=f, y=None), weight_of=part(p=p), hop=part(p=p, N=3, step=solvers.euler_step), Objective=part(p=p, K=10, model=f, target=f),
-            noise=part(seed=1, part=range(2), shape=(3, 8, 8), gen=gen())),
+            uniform=part(gen=gen(), n=2), noise=part(seed=1, part=range(2), shape=(3, 8, 8), gen=gen())),
         'place': dict(
             Parts=part(**made), Options=part(**options), check_run=Row(by_name(place.check_run), **door, ok=legal + ' device.none device.number device.unknown device.empty device.nul tracker.number tracker.unknown tracker.nul accumulate.none accumulate.text accumulate.list accumulate.nan accumulate.inf accumulate.negative accumulate.zero accumulate.huge accumulate.fraction'),
-            choose_device=Row(name='cpu'), portions=Row(batch=8, processes=2, process=1, accumulate=2, ok='process.zero process.huge batch.huge'), Alone=Row(device='cpu')),
+            read_later=part(flag=torch.tensor(True)), choose_device=Row(name='cpu'), portions=Row(batch=8, processes=2, process=1, accumulate=2, ok='process.zero process.huge batch.huge'), Alone=Row(device='cpu')),
         'train': dict(
-            set_dropout=part(net=net, p=p), Run=Row(by_name(train.Run), **door, ok=legal + ' tracker.number tracker.unknown tracker.nul'), labels_of=part(run=run, index=n, gen=gen()), gradient=part(run=run), read_later=part(flag=torch.tensor(True)),
+            set_dropout=part(net=net, p=p), Run=Row(by_name(train.Run), **door, ok=legal + ' tracker.number tracker.unknown tracker.nul'), labels_of=part(run=run, index=n, gen=gen()), gradient=part(run=run),
             descend=part(never, run=run), average=part(never, run=run), diagnosis=part(never, run=run), Hook=part(), train=part(run=run), tensors_of=part(run=run), set_tensors=part(run=run, tensors=tensors), facts_of=part(run=run), length=part(run=run, facts=facts),
             resume=part(run=run, facts=facts, tensors=tensors), Clock=part(minutes=0.), fit=Row(by_name(train.fit), **door, ok=legal + ' tracker.number tracker.unknown tracker.nul')),
         'files': dict(
