@@ -212,3 +212,40 @@ def test_frequencies_do_not_follow_the_default(name):
     for n in wanted:
         assert found[n].dtype == wanted[n].dtype != torch.bfloat16
         if name != 'ncsnpp': assert_close(found[n], wanted[n], rtol=0, atol=0)   # whose frequencies are drawn
+
+# ---- derivatives
+
+WITH_ATTENTION = dict(
+    unet=lambda **o: UNet((8, 16), blocks=1, patch=1, attention=(1,), num_classes=3, **o),
+    ncsnpp=lambda **o: SongUNet(image_size=8, model_channels=16, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4], **o),
+    ddpmpp=lambda **o: SongUNet(image_size=8, model_channels=16, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4], embedding='positional', **o),
+    adm=lambda **o: ADMUNet(image_size=8, model_channels=32, channel_mult=[1, 2], num_res_blocks=1, attention_resolutions=[4], num_head_channels=32, **o))
+
+@pytest.mark.parametrize('training', [False, True], ids=['evaluation', 'training'])
+@pytest.mark.parametrize('name', WITH_ATTENTION)
+def test_forward_and_second_derivatives(name, training):
+    torch.manual_seed(0)
+    f = Consistency(WITH_ATTENTION[name](dropout=.1)).double().train(training)
+    for v in f.net.parameters(): torch.nn.init.normal_(v, std=.1)
+    x, way = torch.randn(2, 2, 3, 8, 8, dtype=torch.float64)
+    t, dt = torch.tensor([[3., .5], [1., 2.]], dtype=torch.float64)
+    def g(x, t):
+        torch.manual_seed(7)   # the same dropout
+        return f(x, t)
+    _, change = torch.func.jvp(g, (x, t), (way, dt))
+    h = 1e-6
+    assert_close(change, (g(x + h * way, t + h * dt) - g(x - h * way, t - h * dt)) / (2 * h), rtol=1e-5, atol=1e-5)
+    x.requires_grad_()
+    def slope(x): return torch.autograd.grad((g(x, t) * way).sum(), x, create_graph=True)[0]
+    twice, = torch.autograd.grad((slope(x) * way).sum(), x)
+    assert_close((twice * way).sum(), ((slope(x + h * way) - slope(x - h * way)) * way).sum() / (2 * h), rtol=1e-4, atol=1e-6)
+    assert twice.abs().max() > 0
+
+def test_forward_derivatives_under_checkpointing():
+    net = WITH_ATTENTION['unet']()
+    for v in net.parameters(): torch.nn.init.normal_(v, std=.1)
+    x, c = torch.randn(2, 2, 3, 8, 8), torch.zeros(2)
+    def change(): return torch.func.jvp(lambda x: net(x, c), (x[0],), (x[1],))[1]
+    wanted = change()
+    net.checkpointing = True
+    assert_close(change(), wanted)

@@ -107,7 +107,7 @@ def road(tmp) -> dict:
                     ramped=Row(rate=.9, steps=10., ramp=.05, ok='rate.zero steps.zero steps.huge ramp.zero ramp.huge'),
                     halflife_to_rate=Row(halflife_images=1e5, batch=8, seen=1e3, ramp=.05, ok='halflife_images.zero halflife_images.huge seen.zero seen.huge ramp.zero ramp.huge batch.huge')),
         'nets': dict(
-            zero_init=part(layer=nn.Linear(2, 2)), class_vector=part(table=nn.Embedding(3, 2), y=n % 3), LevelEmbedding=part(dim=8), Waves=part(), norm=part(channels=16), resample=part(x=x, how='up'), ResBlock=part(cin=8, cout=8, emb=8), Attention=part(channels=64),
+            zero_init=part(layer=nn.Linear(2, 2)), class_vector=part(table=nn.Embedding(3, 2), y=n % 3), LevelEmbedding=part(dim=8), Waves=part(), norm=part(channels=16), resample=part(x=x, how='up'), ResBlock=part(cin=8, cout=8, emb=8), mix=part(q=x, k=x, v=x), Attention=part(channels=64),
             plan=part(first=8, widths=(8, 16), blocks=1, attends=lambda *at: False), Stage=part(step=None, block=nn.Identity(), attend=nn.Identity()), stages=part(steps=[], block=None, attention=None),
             check_inputs=part(net=nets.UNet(**unet), x=x, c_noise=t, y=None), Frame=part(args=dict(__class__=nn.Module), side=1), each=part(least=1), probability=part(p=.5), resolutions=part(image_size=8, factors=(1, 2)),
             UNet=[Row(**unet, patch=2, dropout=.1, num_classes=3, in_channels=3, ok='attention.empty dropout.zero'), Row(nets.UNet(**unet, num_classes=3), x=x, c_noise=t, y=n[:4] % 3, ok='y.none')])}
