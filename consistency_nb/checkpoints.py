@@ -86,8 +86,9 @@ def fetch(
     try:
         get = partial(optional('huggingface_hub', 'the Hugging Face hub').snapshot_download, repo_id)
         path = Path(get(allow_patterns=[*ON_HUB, f'{weights}.safetensors']))
-        whole = any((path/n).exists() for n in ('model.safetensors', f'{weights}.safetensors'))
-        if not whole: get(allow_patterns=[f'{weights}.bin'])
+        for others in ('*.safetensors', '*.json'), ('.bin',):   # variants and shards with their index; else a pickle
+            if (path/'model.safetensors').exists() or [*path.glob(f'{weights}*')]: break
+            get(allow_patterns=[weights + end for end in others])
     except Exception as e:
         why = f'check the name and the connection ({type(e).__name__}: {str(e)[:80]})'
         there = 'and as a repository it cannot be fetched from the Hugging Face hub'
@@ -112,7 +113,7 @@ def find(
     if not path.exists() and not a_file and re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', str(name_or_path)):
         path = fetch(str(name_or_path))
     if (path/'model.safetensors').is_file(): return path/'model.safetensors'
-    if path.is_file() or (path/'unet').is_dir(): return path
+    if path.is_file() or any((path/n).exists() for n in ('unet', 'unet_ema', 'config.json')): return path
     where = '' if path.stem in OPENAI else 'jcm_checkpoints/' if path.name == 'edm_cifar10_ema' else None
     hint = '' if where is None else f'. That one can be fetched from {PUBLISHED}{where}{path.name}'
     way = f"give a file, a folder that holds model.safetensors, or one of: {', '.join(shipped())}"

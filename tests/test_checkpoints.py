@@ -1,5 +1,5 @@
 """Everyone's checkpoints: golden weights written in the published formats, opened, and compared with published outputs."""
-import json, os, sys, types
+import json, shutil, os, sys, types
 from functools import partial
 from pathlib import Path
 
@@ -225,7 +225,7 @@ def test_from_diffusers(pipeline):
     ('scheduler/scheduler_config.json', {'_class_name': 'LCMScheduler'}, 'scheduler_config.json describes a LCMScheduler, not a CMSto'),
     ('scheduler/scheduler_config.json', None, 'scheduler/scheduler_config.json is missing or not JSON'),
     ('unet/config.json', {'_class_name': 'UNet2DModel'}, 'does not say sample_size'),
-    ('unet/diffusion_pytorch_model.safetensors', None, 'diffusion_pytorch_model.safetensors in pipeline/unet is missing or not whole')])
+    ('unet/diffusion_pytorch_model.safetensors', None, 'there is no diffusion_pytorch_model.safetensors in .*unet')])
 def test_from_diffusers_refusals(pipeline, name, content, says):
     (pipeline/name).unlink()
     if content: (pipeline/name).write_text(json.dumps(content))
@@ -234,7 +234,50 @@ def test_from_diffusers_refusals(pipeline, name, content, says):
 def test_from_diffusers_cut_short(pipeline):
     file = pipeline/'unet'/'diffusion_pytorch_model.safetensors'
     file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(ValueError, match='is missing or not whole'): load(pipeline)
+    with pytest.raises(ValueError, match='diffusion_pytorch_model.safetensors in .*unet is not whole'): load(pipeline)
+
+@torch.no_grad()
+@pytest.mark.parametrize('save', [dict(variant='fp16'), dict(max_shard_size='200KB'), dict(variant='fp16', max_shard_size='100KB'),
+                                  dict(safe_serialization=False)], ids=str)
+def test_files_of_diffusers(pipeline, tmp_path, save):
+    "Whatever the library writes is opened: alone, or in a pipeline; nothing but the dtype is lost."
+    diffusers = pytest.importorskip('diffusers')
+    g, f = golden('07_unet'), load(pipeline)
+    net = diffusers.UNet2DModel.from_pretrained(pipeline/'unet', low_cpu_mem_usage=False)
+    shutil.rmtree(pipeline/'unet')
+    (net.half() if 'variant' in save else net).save_pretrained(pipeline/'unet', **save)
+    names = sorted(p.name for p in (pipeline/'unet').iterdir())
+    assert 'diffusion_pytorch_model.safetensors' not in names and (len(names) > 3) == ('max_shard_size' in save), names
+    close = dict(atol=.02, rtol=0) if 'variant' in save else dict(atol=1e-5, rtol=0)
+    assert_close(raw(load(pipeline), g), raw(f, g), **close)
+    assert_close(raw(load(pipeline/'unet', kind='Consistency'), g), raw(f, g), **close)
+    if 'max_shard_size' not in save: return
+    next((pipeline/'unet').glob('*-00002-of-*')).unlink()
+    with pytest.raises(ValueError, match='names diffusion_pytorch_model.*-00002-of-.*, which is not in'): load(pipeline)
+
+@torch.no_grad()
+def test_full_precision_before_a_variant(pipeline):
+    g, file = golden('07_unet'), pipeline/'unet'/'diffusion_pytorch_model.safetensors'
+    save_file({n: 2 * v for n, v in load_file(file).items()}, pipeline/'unet'/'diffusion_pytorch_model.fp16.safetensors')
+    full = raw(load(pipeline), g)
+    assert_close(full, g['out.diffusers'], atol=2e-4, rtol=0)
+    file.unlink()
+    assert not torch.allclose(raw(load(pipeline), g), full)
+
+@torch.no_grad()
+def test_the_average_of_a_training_script(pipeline):
+    "A pipeline's network is the one that its index names; a checkpoint without one is opened by its average."
+    g, f = golden('07_unet'), load(pipeline)
+    shutil.copytree(pipeline/'unet', pipeline/'unet_ema')
+    file = pipeline/'unet'/'diffusion_pytorch_model.safetensors'
+    save_file({n: 2 * v for n, v in load_file(file).items()}, file)
+    assert not torch.allclose(raw(load(pipeline), g), raw(f, g))
+    (pipeline/'model_index.json').unlink()
+    with pytest.raises(ValueError, match="holds a network alone: pass kind='Consistency' or 'Denoiser'"): load(pipeline)
+    assert_close(raw(load(pipeline, kind='Consistency'), g), raw(f, g))
+    assert type(load(pipeline, kind='Denoiser')) is Denoiser
+    shutil.rmtree(pipeline/'unet')
+    assert_close(raw(load(pipeline, kind='Consistency'), g), raw(f, g))
 
 @torch.no_grad()
 @pytest.mark.parametrize('case, N, ts', [('onestep', 40, None), ('two_steps', 40, (22, 0)), ('two_steps_ct', 201, (106, 0))])
@@ -337,21 +380,23 @@ def test_hub_own(tmp_path, monkeypatch):
     assert_close(g(x, 3.), f(x, 3.))
     assert g.facts == {'preset': 'mine'}
 
-@pytest.mark.parametrize('weights_file', ['safetensors', 'bin'])
-def test_hub_pipeline(pipeline, tmp_path, monkeypatch, weights_file):
-    "Of a pipeline only what is needed is fetched: the .bin file only if there is no other."
+@pytest.mark.parametrize('weights_file, fetches', [('safetensors', 1), ('fp16.safetensors', 2), ('bin', 3)])
+def test_hub_pipeline(pipeline, tmp_path, monkeypatch, weights_file, fetches):
+    "Of a pipeline only what is needed is fetched: variants and shards if there is no whole file, .bin if nothing else."
     file = pipeline/'unet'/'diffusion_pytorch_model.safetensors'
     if weights_file == 'bin': torch.save(load_file(file), file.with_suffix('.bin')); file.unlink()
+    else: file.rename(file.with_name(f'diffusion_pytorch_model.{weights_file}'))
     asked, cache = [], tmp_path/'0123abcd'
     def snapshot_download(repo_id, allow_patterns):
         asked.append((repo_id, *allow_patterns))
-        for p in allow_patterns:
-            if (pipeline/p).is_file(): (cache/p).parent.mkdir(parents=True, exist_ok=True); (cache/p).write_bytes((pipeline/p).read_bytes())
+        for p in (f.relative_to(pipeline) for p in allow_patterns for f in pipeline.glob(p)):
+            (cache/p).parent.mkdir(parents=True, exist_ok=True)
+            (cache/p).write_bytes((pipeline/p).read_bytes())
         return str(cache)
     hub(monkeypatch, snapshot_download=snapshot_download)
     f = load('openai/diffusers-cd_imagenet64_l2')
     assert type(f) is Consistency and f.facts['source'] == 'openai/diffusers-cd_imagenet64_l2'
-    assert len(asked) == (2 if weights_file == 'bin' else 1) and ('unet/diffusion_pytorch_model.bin' in asked[-1]) == (weights_file == 'bin')
+    assert len(asked) == fetches and ('unet/diffusion_pytorch_model.bin' in asked[-1]) == (weights_file == 'bin')
 
 def test_hub_out_of_reach(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
