@@ -249,3 +249,53 @@ def test_forward_derivatives_under_checkpointing():
     wanted = change()
     net.checkpointing = True
     assert_close(change(), wanted)
+
+# ---- odd pictures
+
+def solid(mode, colour): return Image.new(mode, (8, 8), colour)
+
+def palette(alpha):
+    im = Image.new('P', (8, 8), 1)
+    im.putpalette([0, 0, 0, 200, 100, 50])
+    return im, dict(transparency=bytes([255, alpha]))
+
+def frames(): return solid('RGB', (200, 100, 50)), dict(save_all=True, append_images=[solid('RGB', (0, 0, 255))], duration=50)
+
+def inverted(path):
+    "As Adobe's programs write CMYK: ink counted from the other end, and a marker that says so."
+    solid('CMYK', (0, 128, 255, 0)).save(path, quality=100)
+
+ODD = {   # name -> (how it is made, the colour that a viewer shows)
+    'rgba.png': ((solid('RGBA', (200, 100, 50, 0)), {}), (255, 255, 255)), 'half.png': ((solid('RGBA', (200, 100, 50, 51)), {}), (244, 224, 214)),
+    'la.png': ((solid('LA', (100, 255)), {}), (100,) * 3), 'clear_grey.png': ((solid('LA', (100, 0)), {}), (255,) * 3),
+    'palette.png': (palette(255), (200, 100, 50)), 'clear_palette.png': (palette(0), (255,) * 3), 'line.png': ((solid('1', 1), {}), (255,) * 3),
+    'grey16.png': ((solid('I;16', 32896), {}), (128,) * 3), 'grey16.tif': ((solid('I;16', 65535), {}), (255,) * 3),
+    'ink.tif': ((solid('CMYK', (0, 128, 255, 0)), {}), (255, 127, 0)), 'frames.gif': (frames(), (200, 100, 50)), 'frames.webp': ((frames()[0], frames()[1] | dict(lossless=True)), (200, 100, 50)),
+    'key.png': ((solid('RGB', (9, 9, 9)), dict(transparency=(9, 9, 9))), (255,) * 3)}
+
+@pytest.mark.parametrize('name', ODD)
+@pytest.mark.parametrize('how', ['file', 'folder', 'zip'])
+def test_odd_pictures_become_what_a_viewer_shows(name, how, tmp_path):
+    (im, o), colour = ODD[name]
+    im.save(tmp_path/name, **o)
+    wanted = torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, 8, 8)
+    if how == 'file': assert_close(read_picture(tmp_path/name, 8)[0], wanted / 127.5 - 1, atol=2.1 / 127.5, rtol=0); return
+    where = tmp_path
+    if how == 'zip':
+        where = tmp_path/'x.zip'
+        with zipfile.ZipFile(where, 'w') as z: z.write(tmp_path/name, name)
+    assert_close(dataset(where, size=8).images[0].int(), wanted.int(), atol=2, rtol=0)
+
+def test_ink_of_adobe(tmp_path):
+    inverted(tmp_path/'x.jpg')
+    assert_close(read_picture(tmp_path/'x.jpg', 8)[0, :, 4, 4], torch.tensor([255., 127, 0]) / 127.5 - 1, atol=.05, rtol=0)
+
+@pytest.mark.parametrize('content, why', [(b'', 'cannot identify'), (b'a letter', 'cannot identify'), (None, 'truncated|broken|incomplete')])
+def test_a_file_that_is_no_picture_is_named(content, why, tmp_path):
+    for i in range(3): picture().save(tmp_path/f'{i}.png')
+    (tmp_path/'1.png').write_bytes((tmp_path/'1.png').read_bytes()[:900] if content is None else content)
+    with pytest.raises(ValueError, match=f'(?s)1.png.*({why})'): dataset(tmp_path, size=8)
+
+def test_a_depth_without_a_range_is_refused(tmp_path):
+    Image.fromarray(np.full((8, 8), .5, np.float32)).save(tmp_path/'x.tif')
+    with pytest.raises(ValueError, match='x.tif.*pixels of mode F have no known range: save it with 8 or 16 bits'): read_picture(tmp_path/'x.tif', 8)
