@@ -76,14 +76,19 @@ def familiar(
     return model
 
 def first_weights(p: Preset, model: Denoiser) -> nn.Module:
-    "The network of a model, to be trained further. ValueError if the preset asks for another."
+    "The network of a model, to be trained further; of other classes, for a diffusion model. ValueError for another."
     same = lambda a, b: json.dumps(a) == json.dumps(b)   # a tuple is as good as a list
-    spec = model.net.spec
+    spec, classes, free = model.net.spec, p.net.get('num_classes'), ('dropout', 'num_classes')[:1 + (p.method == 'edm')]
     for n, v in p.net.items():
-        if n == 'dropout' or same(spec.get(n), v): continue
+        if n in free or same(spec.get(n), v): continue
         raise ValueError(f'{n} of net is {v}, and {spec.get(n)} in the model whose weights begin the run: '
                          "leave net out, or set init='random'")
-    return model.net.requires_grad_(True)
+    if classes == spec.get('num_classes'): return model.net.requires_grad_(True)
+    net = make_net(spec | dict(num_classes=classes))
+    own = net.state_dict()
+    net.load_state_dict(own | {n: v for n, v in model.net.state_dict().items() if n in own and v.shape == own[n].shape})
+    print(f'it knows {spec.get("num_classes") or "no"} classes, the pictures have {classes or "none"}: those begin anew')
+    return net
 
 # %% ../nbs/18a_launch.ipynb #ce14996a
 @limits(p=need_preset)
@@ -118,7 +123,9 @@ def adapted(p: Preset, changes: dict) -> Preset:   # `changes`: as for `override
     q, follows = override(p, **changes), {}
     if family(q.data) != family(p.data): follows = measured(q)
     begins = q.teacher if q.init == 'teacher' else q.init
-    if begins != 'random' and {'init', 'teacher'} & changes.keys(): follows['net'] = load(begins).net.spec
+    if begins != 'random' and {'init', 'teacher'} & changes.keys():
+        counted = {n: follows['net'][n] for n in ('num_classes',) if 'net' in follows and q.method == 'edm'}
+        follows['net'] = load(begins).net.spec | counted
     return override(q, **{n: v for n, v in follows.items() if n not in changes})
 
 # %% ../nbs/18a_launch.ipynb #428c0f19

@@ -10,7 +10,7 @@ from PIL import Image
 from consistency_nb.checkpoints import load
 from consistency_nb.data import Images
 from consistency_nb.files import HELD, go_on, run_folder
-from consistency_nb.launch import fit_in, launch, parts_of
+from consistency_nb.launch import adapted, fit_in, launch, parts_of
 from consistency_nb.nets import UNet
 from consistency_nb.place import Options, Parts
 from consistency_nb.presets import override, preset
@@ -59,6 +59,21 @@ def test_one_channel_from_the_first_step_to_the_last(tmp_path):
     run('edit_images', tmp_path/'edit', cwd=tmp_path, model=str(tmp_path/'ct'), teacher='', task='inpaint', n=1, seeds=1,
         levels='80,1', device='cpu')
     assert Image.open(tmp_path/'edit/after.png').size == (16, 16)
+
+def test_other_classes_begin_anew(tmp_path, capfd):
+    "A diffusion model that begins from another keeps all but its classes; a student must have its teacher's."
+    for k in 'ab':
+        (tmp_path/k).mkdir()
+        for i in range(3): Image.fromarray(RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path/k/f'{i}.png')
+    p = adapted(preset('avatars32_edm'), dict(data=str(tmp_path), image_size=16, init='avatars32-edm'))
+    net, old = parts_of(p, Options(device='cpu')).net, load('avatars32-edm').net
+    assert net.spec == old.spec | dict(num_classes=2) and net.label.weight.shape == (2, 96)
+    assert 'it knows 10 classes, the pictures have 2: those begin anew' in capfd.readouterr().out
+    assert all(torch.equal(v, net.state_dict()[n]) for n, v in old.state_dict().items() if n != 'label.weight')
+    assert all(v.requires_grad for v in net.parameters())
+    p = override(preset('avatars32_cd'), net=preset('avatars32_cd').net | dict(num_classes=2))
+    with pytest.raises(ValueError, match='num_classes of net is 2, and 10 in the model whose weights begin the run'):
+        parts_of(p, Options(device='cpu'))
 
 # ---- a turned photo
 
