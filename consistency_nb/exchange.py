@@ -49,7 +49,7 @@ def from_diffusers(
     weights, ours = path/'unet'/'diffusion_pytorch_model.safetensors', path/'consistency_nb.json'
     try: tensors = load_file(weights) if weights.is_file() else read_pt(weights.with_suffix('.bin'))
     except (SafetensorError, FileNotFoundError) as e:
-        raise ValueError(f'{weights.name} in {path.name}/unet is missing or not whole: fetch it again') from e
+        raise ValueError(f'{weights.name} in {path.name}/unet is missing or not whole: fetch or save it again') from e
     facts = json.loads(ours.read_text(encoding='utf-8')) if ours.is_file() else {}   # of `to_diffusers`
     said = dict(source=path.name, qkv='separate -> three_heads', num_train_timesteps=levels['num_train_timesteps'])
     f = publish(None, partial(make_net, spec), names.from_diffusers, tensors, 'Consistency', said)
