@@ -106,7 +106,8 @@ def cached(
     "What is stored at `path`; made and stored there if it is missing or damaged."
     try: return read_tensors(path)
     except FileNotFoundError: pass
-    except (ValueError, OSError): warnings.warn(f'{path.name} is damaged and is made again')
+    except ValueError as e: warnings.warn(f'{e}: it is made again')
+    except OSError as e: warnings.warn(f'{path.name} cannot be read ({e}): it is made again')
     facts, tensors = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

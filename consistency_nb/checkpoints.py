@@ -83,14 +83,14 @@ def fetch(
 ) -> Path:         # its folder in the local cache
     "The files of a model on the Hugging Face hub: ours, or those of a diffusers pipeline."
     weights = 'unet/diffusion_pytorch_model'
+    get = partial(optional('huggingface_hub', 'the Hugging Face hub').snapshot_download, repo_id)
     try:
-        get = partial(optional('huggingface_hub', 'the Hugging Face hub').snapshot_download, repo_id)
         path = Path(get(allow_patterns=[*ON_HUB, f'{weights}.safetensors']))
         for others in ('*.safetensors', '*.json'), ('.bin',):   # variants and shards with their index; else a pickle
             if (path/'model.safetensors').exists() or [*path.glob(f'{weights}*')]: break
             get(allow_patterns=[weights + end for end in others])
     except Exception as e:
-        why = f'check the name and the connection ({type(e).__name__}: {str(e)[:80]})'
+        why = f'check the name, the connection and your rights ({type(e).__name__}: {str(e)[:80]})'
         there = 'and as a repository it cannot be fetched from the Hugging Face hub'
         raise FileNotFoundError(f'there is no file or folder {repo_id!r}, {there}: {why}') from e
     return path

@@ -100,7 +100,7 @@ def place(name: str, kind: str, root: str | Path | None) -> Path:
     if root: return user_path(root)
     base = os.environ.get('CONSISTENCY_NB_DATA')
     if not base:
-        where = f'Give its folder as root=, or set CONSISTENCY_NB_DATA to the folder that holds {name}/'
+        where = f'Set CONSISTENCY_NB_DATA to the folder that holds {name}/, or give dataset its own as root='
         raise FileNotFoundError(f'where is {name}? {where}. {HOW[kind]}')
     base = user_path(base)
     return next((d for d in (base/name, base/kind) if d.is_dir()), base/name)
@@ -136,7 +136,8 @@ def dataset(
     m = re.fullmatch(sets, str(name))
     if not m: return by_path(Path(root or '', name), size, channels, memory)
     kind, px = m[1] or m[3] or m[4], int(m[2] or m[5] or 32)
-    if size not in (None, px): raise ValueError(f'{name} has {px} pixels, size={size} was asked for')
+    if size not in (None, px):
+        raise ValueError(f'{name} has {px} pixels, not {size}: ask for {px} (size=, in a run image_size)')
     if kind == 'avatars': return avatars(int(m[6] or 10_000), px)
     folder = place(str(name), kind, root)
     if kind == 'cifar10': return cifar10(folder, download or os.environ.get('CONSISTENCY_NB_DOWNLOAD') == '1')
@@ -177,9 +178,10 @@ def check_sigma_data(
 ) -> float:                   # the measured value
     "Measure sigma_data, and warn when the given value is far off."
     measured = measure_sigma_data(data)
-    if abs(sigma_data - measured) > tolerance * measured:
+    right = max(measured, 0.01)   # of pictures that are all alike, too
+    if abs(sigma_data - right) > tolerance * right:
         said = f'sigma_data is {sigma_data:g}, but the pixels of {data.name} have standard deviation {measured:.3f}'
-        warnings.warn(f'{said}: set sigma_data={measured:.2f}')
+        warnings.warn(f'{said}: set sigma_data={right:.2g}')
     return measured
 
 # %% ../nbs/15_data.ipynb #ddf7f897

@@ -47,8 +47,8 @@ def _trunk_weights(net):
         return getattr(tv, enum).IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
     except Exception as e:
         raise RuntimeError(f"torchvision could not fetch the {net} weights ({type(e).__name__}): fetch {file} on a "
-                           f"machine with a network connection and pass LPIPS(net='{net}', "
-                           f"weights='path/to/{file}')") from e
+                           "machine with a network connection, and put it into torch.hub.get_dir() + '/checkpoints' "
+                           f"here, or pass LPIPS(net='{net}', weights='path/to/{file}')") from e
 
 # %% ../nbs/08_distances.ipynb #2a5724f2
 def _fill(trunk, weights, net):

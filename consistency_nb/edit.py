@@ -95,7 +95,7 @@ def _mask_fits(given: dict):
     "A rule: the mask holds 0 and 1 and broadcasts to y."
     y, mask = given['y'], given['mask']
     if not isinstance(mask, Tensor) or not ((mask == 0) | (mask == 1)).all():
-        raise ValueError("mask must hold 0 (known) and 1 (to be generated) only: pass, for example, mask > 0.5")
+        raise ValueError("mask must hold 0 (known) and 1 (to be generated) only: pass torch.as_tensor(mask) > 0.5")
     if mask.ndim > y.ndim or any(m not in (1, n) for m, n in zip(mask.shape[::-1], y.shape[::-1])):
         raise ValueError(f"mask has shape {tuple(mask.shape)}, which does not broadcast to y, {tuple(y.shape)}: "
                          "pass (H, W), or (B, 1, H, W)")
@@ -119,8 +119,8 @@ def _colours(y: Tensor):
     "A rule: batches of three colours."
     check_batch(y=y)
     if y.ndim != 4 or y.shape[1] != 3:
-        raise ValueError(f"colours need y of shape (B, 3, H, W), got {tuple(y.shape)}; "
-                         "repeat a grey channel by y.expand(-1, 3, -1, -1)")
+        way = '; repeat the grey channel by y.expand(-1, 3, -1, -1)' if y.ndim == 4 and y.shape[1] == 1 else ''
+        raise ValueError(f"colours need y of shape (B, 3, H, W), got {tuple(y.shape)}{way}")
 
 @limits(y=_colours)
 def grey(

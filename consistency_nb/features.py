@@ -91,8 +91,9 @@ def byte_images(**given: Tensor):
     "A rule: bytes of shape (N, C, H, W), C = 1 or 3."
     (what, x), = given.items()
     if kind_of(x).startswith('torch.uint8') and x.ndim == 4 and x.numel() and x.shape[1] in (1, 3): return
-    raise ValueError(f'{what} must be a uint8 tensor of shape (N, 1 or 3, H, W), got {kind_of(x)}: '
-                     'turn x in [-1, 1] into bytes with (127.5 * x + 128).clamp(0, 255).to(torch.uint8)')
+    way = ': turn x in [-1, 1] into bytes with (127.5 * x + 128).clamp(0, 255).to(torch.uint8)'
+    floats = isinstance(x, Tensor) and x.is_floating_point()
+    raise ValueError(f'{what} must be a uint8 tensor of shape (N, 1 or 3, H, W), got {kind_of(x)}{way * floats}')
 
 # %% ../nbs/19a_features.ipynb #b8135f6e
 def kind_of(x) -> str:
@@ -115,7 +116,7 @@ def extract(
         try: net = create_feature_extractor(extractor_name(features), [*layers], cuda=cuda, verbose=False)
         except OSError as e:
             raise RuntimeError(f"the weights of {features!r} could not be fetched ({e}): "
-                               "connect once, or use features='efficientnet-lite0', which works offline") from e
+                               "mend that once, or use features='efficientnet-lite0', which works offline") from e
         how = dict(save_cpu_ram=True, verbose=len(images) > 2000 and sys.stderr.isatty())
         images = Subset(images.cpu().expand(-1, 3, -1, -1), range(len(images)))
         return get_featuresdict_from_dataset(images, net, batch or (256 if cuda else 16), cuda, **how)

@@ -9,7 +9,7 @@ __all__ = ['HELD', 'CHECKPOINT', 'before', 'what_remains', 'write_state', 'read_
 # %% ../nbs/17a_files.ipynb #d02ce20e
 import json, os, signal, socket, threading, time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from filelock import FileLock, Timeout
 from torch import Tensor
@@ -20,9 +20,11 @@ from .train import Hook, Run, facts_of, resume, tensors_of
 # %% ../nbs/17a_files.ipynb #3716bbc8
 def before(path: Path) -> Path: return path.with_name(f'{path.stem}_before{path.suffix}')
 
+def _there(path): return [p.name for p in (path, before(path)) if p.exists()]
+
 def what_remains(path: Path) -> str:
     "A sentence about the checkpoints that are there."
-    good = [p.name for p in (path, before(path)) if p.exists()]
+    good = _there(path)
     return f"{good[0]}, from before, is whole" if good else 'there is none from before'
 
 def write_state(
@@ -35,8 +37,8 @@ def write_state(
     path = Path(path)
     try: write_tensors(path, facts, tensors, before(path) if keep else None)
     except (OSError, SafetensorError) as e:
-        raise OSError(f'could not write {path.name} ({e}); {what_remains(path)}; make room on the disk, '
-                      'and make the same call again') from e
+        raise OSError(f'could not write {path.name} ({e}): mend that, and make the same call again; '
+                      f'{what_remains(path)}') from e
 
 # %% ../nbs/17a_files.ipynb #5660f81d
 def read_state(path: str | Path) -> tuple[dict, dict[str, Tensor]]:  # facts, tensors on the CPU
@@ -63,7 +65,8 @@ def latest_state(
         if not broken and p != path: say(f'{path.name} is not there: the one before, {p.name}, is used')
         return found
     if broken:
-        raise ValueError(f'{broken[0][1]}, and there is no whole one before it: remove it to begin the run again')
+        those = ' and '.join(p.name for p, _ in broken)
+        raise ValueError(f'{broken[0][1]}, and there is no whole one before it: remove {those} to begin the run again')
 
 # %% ../nbs/17a_files.ipynb #4fa3a733
 HELD = {}   # folder -> its lock: what this process holds until it ends
@@ -85,7 +88,7 @@ def lock(out: Path) -> FileLock | None:   # None: the process that has started t
         raise RuntimeError(f'{out} is in use by {who}: wait until it has ended (a notebook: until its kernel is shut '
                            'down), or choose another out_dir') from None
     told = dict(process=os.getpid(), host=here, since=time.strftime('%Y-%m-%d %H:%M:%S'))
-    (out/'running.json').write_text(json.dumps(told), encoding='utf-8')
+    with suppress(OSError): (out/'running.json').write_text(json.dumps(told), encoding='utf-8')   # a full disk: later
     return lock
 
 def free(out: Path, lock: FileLock):
@@ -131,7 +134,8 @@ def go_on(run: Run, out: Path) -> Run:
     if found is None: return run
     try: resume(run, *found)
     except ValueError as e:
-        raise ValueError(f'{out/CHECKPOINT}: {e}; choose another out_dir, or remove it') from None
+        those = ' and '.join(_there(out/CHECKPOINT))
+        raise ValueError(f'{out/CHECKPOINT}: {e}; choose another out_dir, or remove {those}') from None
     for line in news(run, found[0]): say(line)
     return run
 

@@ -34,7 +34,7 @@ def one_sentence(
 ):
     "Whatever goes wrong inside becomes one sentence about the file: `Refused`, or a ValueError."
     try: yield
-    except (Refused, FileNotFoundError): raise
+    except (Refused, FileNotFoundError, PermissionError): raise
     except Exception as e:
         if asked := wanted(e): raise Refused(name, asked) from None
         why = ' '.join(f'{type(e).__name__}: {e}'.split())[:80]
@@ -48,7 +48,7 @@ def read_pt(
 ) -> dict[str, Tensor]:  # name -> tensor, on the processor
     "The tensors of a .pt file. A ValueError says what is wrong: cut short, more than tensors in it, or no state dict."
     path = Path(path)
-    with one_sentence(path.name, f'{path.name} is not a whole file of torch.save: fetch it again'):
+    with one_sentence(path.name, f'{path.name} is not a whole file of torch.save: fetch or save it again'):
         d = torch.load(path, map_location='cpu', weights_only=True)
     for name in WRAPPED:
         if isinstance(d, dict) and isinstance(d.get(name), dict): d = d[name]
@@ -133,7 +133,7 @@ def read_edm(
     "Tensors and settings of an EDM pickle; no code in it is run. A ValueError names what is refused, or what is wrong."
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f'{path} is not a file: pass a .pkl of EDM')
-    with open(path, 'rb') as f, one_sentence(path.name, f'{path.name} is not a whole pickle: fetch it again'):
+    with open(path, 'rb') as f, one_sentence(path.name, f'{path.name} is not a whole pickle: fetch or save it again'):
         d = Reader(f, path.name).load()
     ema = d.get('ema') if isinstance(d, dict) else None
     if getattr(ema, 'name', None) != PERSISTENT:
@@ -171,9 +171,11 @@ def read_flax(
     except ImportError as e: raise ImportError('flax checkpoints are read with msgpack: pip install msgpack') from e
     path = Path(path)
     if (size := path.stat().st_size) > limit:
-        raise ValueError(f'{path.name} has {size} bytes, more than the limit of {limit}: pass limit= if that is meant')
+        raise ValueError(f'{path.name} has {size} bytes, more than the limit of {limit}: if that is meant, open it by '
+                         'read_flax(path, limit=...), and give load_jcm what comes of it')
     unpack = partial(msgpack.unpackb, raw=False)
-    with open(path, 'rb') as f, one_sentence(path.name, f'{path.name} is not a whole flax checkpoint: fetch it again'):
+    said = f'{path.name} is not a whole flax checkpoint: fetch or save it again'
+    with open(path, 'rb') as f, one_sentence(path.name, said):
         with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
             d = unpack(data, ext_hook=partial(array, unpack), object_hook=whole_array)
     if not isinstance(d, dict): raise ValueError(f'{path.name} is not a flax checkpoint: it holds no names')

@@ -95,12 +95,15 @@ OPENAI = {f'{name}_{data}{end}': (kind, make)   # the twelve files
           for name, end, kind in (('edm', '_ema', 'Denoiser'), ('cd', '_l2', 'Consistency'),
                                   ('cd', '_lpips', 'Consistency'), ('ct', '', 'Consistency'))}
 
+_RUN = '; for a run, save the model that comes of it, and name its file'
+
 def openai_net(tensors: dict) -> Callable:
     "Which published network has these weights?"
     channels, classes = len(tensors.get('input_blocks.0.0.weight', ())), 'label_emb.weight' in tensors
     make = {(192, True): adm.imagenet64, (256, False): adm.lsun256}.get((channels, classes))
+    if not channels: raise ValueError("these weights have other names than OpenAI's, such as input_blocks.0.0.weight")
     if make is None:
-        which = 'fit neither imagenet64() nor lsun256(): pass net=ADMUNet(...)'
+        which = f'fit neither imagenet64() nor lsun256(): pass net=ADMUNet(...){_RUN}'
         raise ValueError(f'weights with {channels} channels at the input {which}')
     return make
 
@@ -116,7 +119,8 @@ def load_openai(
     tensors, name = (source, 'dict') if of_dict else (read_pt(source), Path(source).name)
     by_name, make = OPENAI.get(Path(name).stem, ('Consistency' if of_dict else None, None))
     if not (kind or by_name):
-        raise ValueError(f"{name} is not one of {', '.join(OPENAI)}: pass kind='Denoiser' or kind='Consistency'")
+        which = f"pass kind='Denoiser' or kind='Consistency'{_RUN}"
+        raise ValueError(f"{name} is not one of {', '.join(OPENAI)}: {which}")
     if net is None and make is None: make = openai_net(tensors)
     facts = dict(source=name, qkv=f'{qkv} -> three_heads')
     return publish(net, make, partial(names.from_openai, qkv=qkv), tensors, kind or by_name, facts)
@@ -140,8 +144,8 @@ def edm_spec(
     t = {n.removeprefix('model.'): v for n, v in tensors.items()}
     sizes = sorted({int(m[1]) for n in t if (m := re.match(r'enc\.(\d+)x', n))}, reverse=True)
     if not sizes or 'map_layer0.weight' not in t:
-        way = 'pass net=SongUNet(...) or net=ADMUNet(...)'
-        raise ValueError(f"these are not the weights of one of EDM's networks: {way}")
+        wanted = 'such as enc.32x32_conv.weight and map_layer0.weight'
+        raise ValueError(f"these weights have other names than those of EDM's networks, {wanted}")
     def at(r, rest): return t.get(f'enc.{r}x{r}_{rest}.weight')
     def columns(name): return None if name not in t else t[name].shape[1]
     first, is_adm = at(sizes[0], 'conv'), 'out_conv.weight' in t
@@ -183,7 +187,7 @@ def load_jcm(
     tree, name = (source, 'dict') if of_dict else (read_flax(source), '/'.join(Path(source).parts[-3:]))
     which, found = 'params_ema' if ema else 'params', re.findall(r'(?:^|[-/])(edm|cd|ct)[-_]', name)
     if not (kind or found or of_dict):
-        raise ValueError(f"{name} does not say edm, cd or ct: pass kind='Denoiser' or kind='Consistency'")
+        raise ValueError(f"{name} does not say edm, cd or ct: pass kind='Denoiser' or kind='Consistency'{_RUN}")
     if which not in tree and {'params_ema', 'step'} & set(tree):
         raise ValueError(f"{name} holds no {which}, but: {', '.join(tree)}")
     kind = kind or ('Denoiser' if found and found[-1] == 'edm' else 'Consistency')

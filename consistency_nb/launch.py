@@ -20,7 +20,7 @@ from .solvers import euler_step, heun_step
 from .cache import user_path
 from .distances import LPIPS, l1, l2, pseudo_huber
 from .data import check_sigma_data, dataset, pixel_moments
-from .presets import Preset, need_preset, override, preset as find_preset
+from .presets import PRESETS, Preset, need_preset, override, preset as find_preset
 from .objective import wrap
 from .precond import Denoiser
 from .place import Alone, Options, Parts, check_run, choose_device, portions
@@ -51,13 +51,14 @@ def family(data: str) -> str:   # name of a data set
 
 def way_out(p: Preset) -> str:
     "The commands with which a run on these pictures begins."
-    yours, teacher = f'-p data {shlex.quote(p.data)} -p image_size {p.image_size}', f'{p.name[:-len(p.method)]}edm'
+    name = p.name if p.name in PRESETS else f'avatars32_{p.method}'   # papermill knows these alone
+    yours, teacher = f'-p data {shlex.quote(p.data)} -p image_size {p.image_size}', f'{name[:-len(p.method)]}edm'
     then, fresh = '-p teacher runs/edm', ''
     if p.method == 'ct': then, fresh = '-p init runs/edm', ', or without a teacher by -p init random'
     return (f'Train a diffusion model of your pictures, and begin with it{fresh} (other parameters of yours, such as '
             'minutes, go with both commands):\n'
             f'  papermill nbs/train_edm.ipynb edm.ipynb -p preset {teacher} {yours} -p out_dir runs/edm\n'
-            f'  papermill nbs/train_{p.method}.ipynb {p.method}.ipynb -p preset {p.name} {yours} {then} '
+            f'  papermill nbs/train_{p.method}.ipynb {p.method}.ipynb -p preset {name} {yours} {then} '
             f'-p out_dir runs/{p.method}')
 
 def familiar(
@@ -81,8 +82,9 @@ def first_weights(p: Preset, model: Denoiser) -> nn.Module:
     spec, classes, free = model.net.spec, p.net.get('num_classes'), ('dropout', 'num_classes')[:1 + (p.method == 'edm')]
     for n, v in p.net.items():
         if n in free or same(spec.get(n), v): continue
-        raise ValueError(f'{n} of net is {v}, and {spec.get(n)} in the model whose weights begin the run: '
-                         "leave net out, or set init='random'")
+        begins = p.teacher if p.init == 'teacher' else p.init
+        raise ValueError(f'{n} of net is {v}, and {spec.get(n)} in the model whose weights begin the run: leave '
+                         f"net out (in Python: net=load({begins!r}).net.spec), or set init='random'")
     if classes == spec.get('num_classes'): return model.net.requires_grad_(True)
     net = make_net(spec | dict(num_classes=classes))
     own = net.state_dict()
@@ -104,7 +106,9 @@ def parts_of(
     teacher = familiar(p, 'teacher', data.name, device) if p.method == 'cd' else None
     role = 'teacher' if p.init == 'teacher' else 'init'
     net = make_net(p.net) if p.init == 'random' else first_weights(p, familiar(p, role, data.name, device))
-    return Parts(net, data, teacher, distance_of(p, device), step_of(p))
+    parts = Parts(net, data, teacher, distance_of(p, device), step_of(p))
+    check_run(p, parts, options)
+    return parts
 
 # %% ../nbs/18a_launch.ipynb #a682bd06
 def measured(p: Preset) -> dict:

@@ -125,11 +125,12 @@ def assemble(
         if v.shape != w.shape: bent.append(f'{names[key][0]!r}, which is {tuple(v.shape)} instead of {tuple(w.shape)}')
         elif '.qkv.' in key: v = qkv_rows(v, net.get_submodule(key.rpartition('.qkv.')[0]).heads, order)
         state[key] = v.to(w.dtype).contiguous()
+    way = ('give the config.json that belongs to these weights' if whose == 'diffusers' else
+           'build the network with the settings of these weights, and pass it as net=')
     for bad, what, how in ((lost, 'missing entries', 'are missing'),
                            (extra, 'unexpected entries', 'have no place in the network'),
                            (bent, 'entries of another shape', 'have another shape than in the network')):
-        if bad: raise ValueError(f"{what}: {len(bad)} {how}, the first is {bad[0]}: "
-                                 "build the network with the settings of these weights")
+        if bad: raise ValueError(f"{what}: {len(bad)} {how}, the first is {bad[0]}: " + way)
     return state
 
 # %% ../nbs/14a_names.ipynb #5eaf0dde
@@ -140,7 +141,7 @@ def check_conventions(net: nn.Module, conventions: dict, name: str):
     "Refuse a network whose arguments are not those that `conventions` prescribe."
     other = ', '.join(f'{k}={net.spec.get(k)!r}' for k, v in conventions.items() if net.spec.get(k) != v)
     if other: raise ValueError(f"these weights need a network with {conventions}, but this one has {other}: "
-                               f"build it from net.spec | {name}")
+                               f"build it by make_net(net.spec | {name})")
 
 def from_openai(
     net: ADMUNet,              # built with the configuration of the weights
@@ -200,7 +201,8 @@ def diffusers_config(
     net: ADMUNet,  # with OPENAI_CONVENTIONS, channel_mult that begins with 1, and at least 32 channels everywhere
 ) -> dict:         # arguments of UNet2DModel: the content of its config.json
     "The configuration of the diffusers model that computes the same."
-    check_conventions(net, OPENAI_CONVENTIONS, 'OPENAI_CONVENTIONS')
+    if odd := [f'{k}={net.spec[k]!r}' for k, v in OPENAI_CONVENTIONS.items() if net.spec.get(k) != v]:
+        raise ValueError(f"diffusers has {OPENAI_CONVENTIONS} built in, and cannot hold {', '.join(odd)}")
     groups = {m.num_groups for m in net.modules() if isinstance(m, nn.GroupNorm)}
     if net.spec['channel_mult'][0] != 1 or groups != {32}:
         raise ValueError("diffusers has the embedding's width from the first resolution, and 32 groups in all norms: "

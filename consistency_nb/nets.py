@@ -95,8 +95,9 @@ def norm(
 ) -> nn.GroupNorm:
     "Group norm with 32 groups, or fewer where a group would have less than `least` channels."
     groups = min(32, max(1, channels // least))
-    if channels % groups: raise ValueError(f"{channels} channels do not divide into {groups} groups: "
-                                           f"take widths that are multiples of 32, or of {least} below {32 * least}")
+    if channels % groups:
+        raise ValueError(f"{channels} channels do not divide into {groups} groups: take widths that are all multiples "
+                         f"of 32, or all of {least} up to {16 * least}")
     return nn.GroupNorm(groups, channels, eps)
 
 def resample(x: Tensor, how: str) -> Tensor:  # (B, C, H, W); 'down': H/2 and W/2, 'up': 2H and 2W, '': x itself

@@ -101,7 +101,7 @@ def read_npz(
     try:
         with np.load(path, allow_pickle=False) as f: return {k: np.asarray(f[k]) for k in names if k in f.files}
     except Exception as e:
-        why = f'({type(e).__name__}: {e}): fetch or write it again'
+        why = f'({type(e).__name__}: {e}): pass a whole one, such as np.savez writes'
         raise ValueError(f'{Path(path).name} cannot be read as a .npz file of numbers {why}') from e
 
 # %% ../nbs/20c_npz.ipynb #19b08b42
@@ -145,6 +145,8 @@ def read_reference(
 ) -> Seen:
     "A published reference; without mu and sigma they are those of its pictures."
     s, _ = read_statistics(path), extractor_name(features)
+    if s and pictures and not read_npz(path, 'arr_0'):
+        raise ValueError(f'{Path(path).name} holds mu and sigma, but no pictures (arr_0): ask for fid alone')
     if s is None or pictures: found = read_samples(path, features, keep, device)
     else: found = Seen(dict(features=features, name=Path(path).stem), s)
     about = {k: v for k, v in found.about.items() if k != 'rounding'} | dict(seed=None)

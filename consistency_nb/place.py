@@ -53,13 +53,19 @@ def check_run(p: Preset, parts: Parts, options: Options):
     if not hasattr(parts.data, 'batch'):
         raise ValueError(f"data is {type(parts.data).__name__}: pass a data set, such as dataset('avatars32')")
     has, wants = [*parts.data.shape], [p.net.get('in_channels', 3), p.image_size, p.image_size]
+    side, K, labels = getattr(parts.net, 'side', 1), p.net.get('num_classes') or 0, parts.data.labels
+    known, fresh = 0 if labels is None else int(labels.max()) + 1, " and init='random'" * (p.init != 'random')
     fits = {f'net is {type(parts.net).__name__}: pass a network, such as UNet()': isinstance(parts.net, nn.Module),
             f'{p.name} needs a {(missing or [""])[0]}: pass a function': not missing,
             f'{parts.data.name} holds pictures of shape {has}, {p.name} wants {wants}: set image_size, and '
                 "in_channels in net, to what they have": has == wants,
-            f'the network of {p.name} wants class labels, but {parts.data.name} has none: set num_classes=None in net':
-                not p.net.get('num_classes') or parts.data.labels is not None,
-            'compile=True goes neither with shard=True nor with dropout: leave one of them out':
+            f'the network of {p.name} takes multiples of {side} pixels: set image_size to one':
+                not p.image_size % side,
+            f'the network of {p.name} wants class labels, but {parts.data.name} has none: set num_classes=None in net'
+                + fresh: not K or known,
+            f'{parts.data.name} has {known} classes, {p.name} knows {K}: set num_classes={known} in net' + fresh:
+                not K or known <= K,
+            'compile=True goes neither with shard=True nor with dropout: set it to False, or shard=False and dropout=0':
                 not (options.compile and (options.shard or p.dropout))}
     for said, fit_together in fits.items():
         if not fit_together: raise ValueError(said)

@@ -35,7 +35,7 @@ def _network(net):
     if not isinstance(net, nn.Module):
         raise ValueError(f"net is {type(net).__name__}: pass the raw network, a torch.nn.Module")
 
-_UNKNOWN = "the size of the images is not known: pass it, or set model.facts['image_size']"
+_UNKNOWN = "the size of the images is not known: set model.facts['image_size']; for a run, save the model then"
 
 # %% ../nbs/05_precond.ipynb #41c33547
 class Denoiser(nn.Module):

@@ -108,7 +108,7 @@ def faults(p: Preset) -> Iterator[str]:
         yield "draw='between': method 'pd' needs the levels of its grid, pass 'uniform' or 'lognormal'"
     if p.method != 'pd' and p.s0 and p.s0 > p.s1:
         yield f's0={p.s0} and s1={p.s1}: pass 0 < s0 <= s1, or s0=0 for a fixed or staged grid'
-    if p.mu0 and not p.s0: yield f'mu0={p.mu0} rises with the grid of s0 and s1: give both, or mu'
+    if p.mu0 and not p.s0: yield f'mu0={p.mu0} rises with the grid of s0 and s1: give both, or mu0=0 and mu'
     if p.net.get('cls', 'UNet') not in NETWORKS:
         yield (f"unknown network {p.net.get('cls')!r} in net; valid ones are: {', '.join(NETWORKS)}; "
                'leave cls out for a network of your own')
@@ -124,7 +124,7 @@ def same_type(name: str, old, new):
     if isinstance(old, tuple) and isinstance(new, list): new = tuple(new)
     if type(old) is not type(new):
         number = isinstance(old, str) and type(new) in (int, float)
-        text = f': papermill passes it as text with -r {name} {new}' if number else ''
+        text = f': it is text with -r {name} {new} (papermill) or --{name} \'"{new}"\' (launch)' if number else ''
         wanted = f'{type(old).__name__}, such as {old!r}'
         raise ValueError(f'parameter {name!r} must be {wanted}, got {type(new).__name__} {new!r}{text}')
     return new

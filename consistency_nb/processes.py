@@ -38,7 +38,7 @@ def enough_devices(o: Options):
     here, device = check_counts(o), choose_device(o.device)
     count = torch.accelerator.device_count() if device.type != 'cpu' else here
     if here > count:
-        raise ValueError(f"this machine has {count} devices, not {here}: set num_processes={count}, "
+        raise ValueError(f"this machine has {count} devices, not {here}: set num_processes={count * o.num_nodes}, "
                          "or device='cpu' to share the processor")
 
 # %% ../nbs/17d_processes.ipynb #6976ae22

@@ -80,7 +80,8 @@ def picked(
 ) -> Tensor:  # (n,) long
     "Indices of the pictures that `reference` looks at, in its order."
     if n is not None and not 2 <= n <= total:
-        raise ValueError(f'n={n}: the reference has {total} pictures, take 2 to {total} of them, or None for all')
+        raise ValueError(f'n={n}: the reference has {total} pictures, take 2 to {total} of them, or all: '
+                         'None, in a run reference_images=0')
     if n in (None, total) and total <= keep: return torch.arange(total, dtype=torch.long, device='cpu')
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed), dtype=torch.long, device='cpu')[:n]
 

@@ -181,7 +181,7 @@ def sampler(
     "How to draw from a model. ValueError if it has no levels for that many steps."
     def f(seeds): return labelled(model, seeds, model.net.spec.get('num_classes'), label)
     if not isinstance(model, Consistency):
-        if levels: raise ValueError('this model is a denoiser: levels= are for a consistency function')
+        if levels: raise ValueError('this model is a denoiser, levels are for a consistency function: leave them out')
         return lambda x, seeds: edm_sample(f(seeds), x, n=max(steps, 2), T=T).clamp(-1, 1)
     if levels is None and steps not in model.levels:
         raise ValueError(f"no levels are known for {steps} steps of this model: pass levels=, {steps} numbers that fall "
@@ -198,7 +198,7 @@ def class_indices(
 ) -> list:  # of int
     "The classes that are meant. ValueError for one that the model does not know."
     count, names = model.net.spec.get('num_classes') or 0, model.classes
-    if not count: raise ValueError('this model knows no classes: leave y out')
+    if not count: raise ValueError('this model knows no classes: leave y out (in a run, classes)')
     y = y.tolist() if hasattr(y, 'tolist') else y   # tensors and arrays
     chosen = list(y) if isinstance(y, Iterable) and not isinstance(y, str) else [y]
     if not chosen: raise ValueError('y is empty: give at least one class, or leave it out')

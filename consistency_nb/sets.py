@@ -225,8 +225,8 @@ _LSUN = ('https://github.com/fyu/lsun has the download: unpack {} (data.mdb, nee
          'or put exported pictures there.')
 HOW = dict(   # what has to lie where, for each of the paper's data sets
     cifar10='Unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz there (it makes a folder '
-            'cifar-10-batches-py), or ask for the download: dataset("cifar10", download=True), or '
-            'CONSISTENCY_NB_DOWNLOAD=1 in the environment of a run.',
+            'cifar-10-batches-py), or have it fetched to there: dataset takes download=True, and a run '
+            'CONSISTENCY_NB_DOWNLOAD=1 from its environment.',
     imagenet='From https://image-net.org/download-images (with an account) put there either the training folder of '
              'ILSVRC2012 with its 1000 class folders, n01440764/*.JPEG and so on, or, for 64 pixels, '
              'train_data_batch_1.npz to _10.npz with map_clsloc.txt.',
@@ -242,7 +242,8 @@ def cifar10(
     try: d = CIFAR10(root, train=True, download=download)
     except (RuntimeError, OSError) as e:
         what = f'could not be downloaded ({e})' if download else 'is missing or damaged'
-        raise FileNotFoundError(f'CIFAR-10 {what} in {root}. {HOW["cifar10"]}') from e
+        how = HOW['cifar10'].split(', or have')[0] if download else HOW['cifar10']
+        raise FileNotFoundError(f'CIFAR-10 {what} in {root}. {how}') from e
     labels = torch.tensor(d.targets, dtype=torch.long, device='cpu')
     return Images(torch.from_numpy(d.data).permute(0, 3, 1, 2).contiguous(), 'cifar10', labels)
 

@@ -24,7 +24,7 @@ from .checkpoints import load
 from .place import Options
 from .processes import enough_devices, follow_parent, start
 from .features import extract, extractor_name
-from .references import Seen, check_alike, keep_rows
+from .references import Seen, keep_rows
 
 # %% ../nbs/20b_stream.ipynb #83fd6b4e
 def _one_by_one(seeds):
@@ -54,8 +54,9 @@ def is_there(
     except ValueError as e:
         say(f'{e}: drawn again')
         return False
-    both = {f'the samples in {file.parent.name}': facts['about'], 'the ones asked for': about}
-    check_alike(both, sorted({*about, *facts['about']}))
+    was, keys = facts['about'], sorted({*about, *facts['about']})
+    if odd := [f'{k} {was.get(k)!r}, not {about.get(k)!r}' for k in keys if was.get(k) != about.get(k)]:
+        raise ValueError(f'{file.parent} holds samples of {odd[0]}: choose another folder, or remove this one')
     return True
 
 # %% ../nbs/20b_stream.ipynb #8f44550c
@@ -103,7 +104,7 @@ def all_shards(folder: Path, seeds: range, shard: int) -> Iterator[tuple[dict, d
     missing = sum(not f.exists() for f in files)
     if not missing: return map(read_tensors, files)
     raise FileNotFoundError(f'{missing} of {len(files)} shards are missing in {Path(folder).name}: '
-                            'make the same call again to draw them')
+                            'the call that draws goes on (run_jobs, stream)')
 
 def read_images(
     folder: str | Path, seeds: range, shard: int = 500,  # as for `collect`

@@ -141,7 +141,7 @@ def curves(
     keys = keys or [k for k, v in data.items() if len({b for _, b in v}) > 1]
     if not keys: raise ValueError(f"nothing to draw: no number changes along {x!r}")
     if unknown := [k for k in keys if not data.get(k)]:
-        raise ValueError(f"the log has no {unknown[0]!r}; it has {sorted(data)}")
+        raise ValueError(f"the log has no {unknown[0]!r}; it has {sorted(k for k in data if data[k])}")
     fig, axes = plt.subplots(1, len(keys), figsize=(3 * len(keys), 2.2), squeeze=False, layout='constrained')
     for k, ax in zip(keys, axes[0]):
         ax.plot(*zip(*data[k]))

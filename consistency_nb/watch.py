@@ -79,8 +79,8 @@ def append(path: Path, record: dict):
     try:
         with open(path, 'a', encoding='utf-8') as f: f.write(json.dumps(record) + '\n')
     except OSError as e:
-        raise OSError(f'could not write {path.name} ({e}); {what_remains(path.with_name(CHECKPOINT))}; '
-                      'make room on the disk, and make the same call again') from e
+        raise OSError(f'could not write {path.name} ({e}): mend that, and make the same call again; '
+                      f'{what_remains(path.with_name(CHECKPOINT))}') from e
 
 # %% ../nbs/17b_watch.ipynb #86deb3e2
 def check_tracker(name: str):

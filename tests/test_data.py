@@ -357,7 +357,7 @@ def test_names(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match='valid ones are: avatars32, avatars32-100000'): dataset(name)
     for name, page in (('imagenet64', 'image-net.org'), ('lsun_bedroom256', 'fyu/lsun'), ('lsun_cat256', 'fyu/lsun'), ('cifar10', 'cifar-10-python')):
         with pytest.raises(FileNotFoundError, match=page): dataset(name)
-        with pytest.raises(ValueError, match='size=48 was asked for'): dataset(name, size=48)
+        with pytest.raises(ValueError, match='not 48: ask for'): dataset(name, size=48)
     monkeypatch.delenv('CONSISTENCY_NB_DATA')
     for name in ('imagenet64', 'lsun_cat256', 'cifar10'):
         with pytest.raises(FileNotFoundError, match='root=, or set CONSISTENCY_NB_DATA'): dataset(name)
@@ -366,4 +366,4 @@ def test_sigma_data_of_a_sorted_set():
     "The sample is spread over the set: here its first half is black."
     x = torch.zeros(4000, 1, 2, 2, dtype=torch.uint8); x[2000:] = 255
     assert abs(measure_sigma_data(Images(x)) - 1) < 3e-3 and abs(measure_sigma_data(Images(x[:7]))) < 1e-3
-    with pytest.warns(UserWarning, match='set sigma_data=1.00'): check_sigma_data(Images(x), 0.5)
+    with pytest.warns(UserWarning, match='set sigma_data=1$'): check_sigma_data(Images(x), 0.5)

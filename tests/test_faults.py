@@ -69,7 +69,7 @@ def test_bit_flipped(seed, stopped, whole, capfd):
 def test_both_damaged(stopped):
     k = last_step(stopped)
     for f in files(stopped): f.write_bytes(f.read_bytes()[:-1])
-    with pytest.raises(ValueError, match='there is no whole one before it: remove it to begin the run again') as e: fit_here(stopped)
+    with pytest.raises(ValueError, match='there is no whole one before it: remove checkpoint.safetensors and checkpoint_before.safetensors to begin') as e: fit_here(stopped)
     survived('both checkpoints are damaged', 'one byte is missing in each', str(e.value), k, None)
 
 def test_newest_is_missing(stopped, whole, capfd):
@@ -115,7 +115,7 @@ def test_full_disk(room, small_disk, stopped, whole):
     free = shutil.disk_usage(small_disk).free - int(room * len(kept['checkpoint.safetensors']))
     (small_disk/'filler').write_bytes(bytes(free))
     code, said = end(start(small_disk))
-    assert code == 1 and 'No space left' in said and 'make room on the disk' in said, said
+    assert code == 1 and 'No space left' in said and 'mend that, and make the same call again' in said, said
     assert bytes_of(small_disk) == kept
     left = read_state(files(small_disk)[0])[0]['k']
     k = last_step(small_disk) if (small_disk/'metrics.jsonl').stat().st_size else left + 1   # not even a line had room
