@@ -54,7 +54,8 @@ def check_run(p: Preset, parts: Parts, options: Options):
         raise ValueError(f"data is {type(parts.data).__name__}: pass a data set, such as dataset('avatars32')")
     has, wants = [*parts.data.shape], [p.net.get('in_channels', 3), p.image_size, p.image_size]
     side, K, labels = getattr(parts.net, 'side', 1), p.net.get('num_classes') or 0, parts.data.labels
-    known, fresh = 0 if labels is None else int(labels.max()) + 1, " and init='random'" * (p.init != 'random')
+    known = 0 if labels is None else int(labels.max()) + 1
+    fresh = " and init='random'" * (p.method != 'edm' and p.init != 'random')   # a diffusion model begins classes anew
     fits = {f'net is {type(parts.net).__name__}: pass a network, such as UNet()': isinstance(parts.net, nn.Module),
             f'{p.name} needs a {(missing or [""])[0]}: pass a function': not missing,
             f'{parts.data.name} holds pictures of shape {has}, {p.name} wants {wants}: set image_size, and '

@@ -191,7 +191,20 @@ def torn_pipeline():
 def pipeline_again(s):
     exchange.to_diffusers(Consistency(adm()), 'pipe')
     load('pipe')
-row('exchange.from_diffusers', 'missing or not whole: fetch or save it again', torn_pipeline, pipeline_again)
+row('exchange._read_weights', 'save or fetch it again', torn_pipeline, pipeline_again)
+def without_weights():
+    exchange.to_diffusers(Consistency(adm()), 'pipe')
+    Path('pipe/unet/diffusion_pytorch_model.safetensors').unlink()
+    load('pipe')
+row('exchange._weight_files', 'save or fetch the folder again', without_weights, pipeline_again)
+def network_alone(**kind):
+    exchange.to_diffusers(Consistency(adm()), 'pipe')
+    load('pipe/unet', **kind)
+row('exchange.from_diffusers', "pass kind='Consistency' or 'Denoiser'", network_alone, lambda s: network_alone(kind='Consistency'), lambda s: network_alone(kind='Denoiser'))
+def of_a_kind(**kind):
+    exchange.to_diffusers(Consistency(adm()), 'pipe')
+    load('pipe', **kind)
+row('exchange.from_diffusers', 'leave kind out', lambda: of_a_kind(kind='Denoiser'), lambda s: of_a_kind())
 def other_config():
     for folder, res in ('pipe', 1), ('other', 2): exchange.to_diffusers(Consistency(adm(num_res_blocks=res)), folder)
     shutil.copy('other/unet/config.json', 'keep.json')
@@ -367,10 +380,8 @@ row('place.check_run', 'mine has none: set num_classes=None in net', lambda: che
 row('place.check_run', 'mine has 20 classes, avatars32_ct knows 10: set num_classes=20 in net', lambda: check_run(P, parts(10, 20), Options()), lambda s: fine(override(P, net=P.net | dict(num_classes=20)), parts(20, 20)))
 row('place.check_run', 'set it to False, or shard=False and dropout=0', lambda: check_run(override(plain, dropout=.1), parts(), Options(compile=True, shard=True)),
     lambda s: check_run(override(plain, dropout=.1), parts(), Options(compile=False, shard=True)), lambda s: check_run(override(plain, dropout=0.), parts(), Options(compile=True, shard=False)))
-def own_arrays(**more):
-    np.save('mine.npy', np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8))
-    return launch.parts_of(launch.adapted(preset('avatars32_edm'), dict(data='mine.npy') | more), Options(device='cpu'))
-row('place.check_run', "mine has none: set num_classes=None in net and init='random'", lambda: own_arrays(init='avatars32-edm'), lambda s: own_arrays(init='random'), lambda s: own_arrays(init='random', net=preset('avatars32_edm').net | dict(num_classes=None)))
+row('place.check_run', "mine has none: set num_classes=None in net and init='random'", lambda: check_run(override(P, init='runs/mine'), parts(10), Options()),
+    lambda s: fine(override(P, net=P.net | dict(num_classes=None), init='random'), parts()))
 row('place.portions', 'make it a multiple of 6', lambda: place.portions(64, 3, 0, 2), lambda s: place.portions(6, 3, 0, 2), lambda s: place.portions(66, 3, 0, 2))
 
 small = dict(cls='UNet', channels=[8, 16], blocks=1, patch=1, attention=[], emb=8, num_classes=10)
