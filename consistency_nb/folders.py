@@ -102,7 +102,7 @@ def read_square(
     try:
         with Image.open(file) as im: a = np.array(square(upright(im, channels), size))
     except Exception as e:
-        if isinstance(e, FileNotFoundError) and not name: raise   # what one user named, not a picture of a set
+        if isinstance(e, FileNotFoundError) and not name: raise FileNotFoundError(f'there is no file {file}') from e
         why = f'cannot be read as a picture ({type(e).__name__}: {e}): mend it, replace it or take it away'
         raise ValueError(f'{name or file} {why}') from e
     return a.transpose(2, 0, 1) if channels == 3 else a[None]

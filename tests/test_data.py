@@ -360,7 +360,7 @@ def test_names(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match='not 48: ask for'): dataset(name, size=48)
     monkeypatch.delenv('CONSISTENCY_NB_DATA')
     for name in ('imagenet64', 'lsun_cat256', 'cifar10'):
-        with pytest.raises(FileNotFoundError, match='root=, or set CONSISTENCY_NB_DATA'): dataset(name)
+        with pytest.raises(FileNotFoundError, match='Set CONSISTENCY_NB_DATA to the folder that holds .*root='): dataset(name)
 
 def test_sigma_data_of_a_sorted_set():
     "The sample is spread over the set: here its first half is black."
