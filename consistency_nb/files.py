@@ -148,6 +148,8 @@ def news(run: Run, facts: dict) -> Iterator[str]:   # what the checkpoint says
     if had != has:
         yield (f"its pictures are not those it began with: {had['count']:,} of {had['name']} then, {has['count']:,} of "
                f"{has['name']} now, or others among them; it goes on with these")
+    if run.p.iterations < run.K and not run.minutes:
+        yield f'it keeps its {run.K:,} steps, though {run.p.iterations:,} were asked for: a run can only be made longer'
     if run.k == run.K:
         asked = 'minutes' if run.minutes else 'iterations'
         yield f'it has reached its end: with more {asked} it goes on'

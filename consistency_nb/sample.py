@@ -189,7 +189,8 @@ def sampler(
     levels = check_levels(model.levels[steps] if levels is None else levels, model.eps, model.T)
     if steps not in (1, len(levels)):
         raise ValueError(f'steps={steps} with {len(levels)} levels: there is one call per level; leave steps out')
-    return lambda x, seeds: multistep(f(seeds), x, levels, model.eps, seeds=seeds)
+    first = levels[0] / model.T   # the noise may be asked for at another level
+    return lambda x, seeds: multistep(f(seeds), first * x, levels, model.eps, seeds=seeds)
 
 # %% ../nbs/06_sample.ipynb #a0ba294c
 def class_indices(

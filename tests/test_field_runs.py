@@ -172,3 +172,5 @@ def test_pictures_that_changed_are_said(now, said, tmp_path, capfd):
     assert ('its pictures are not those it began with' in out) == bool(said) and (not said or said in out)
     go(tmp_path, now, override(TINY, iterations=5))
     assert 'it has reached its end: with more iterations it goes on' in capfd.readouterr().out
+    assert go(tmp_path, now, override(TINY, iterations=4)).k == 5
+    assert 'it keeps its 5 steps, though 4 were asked for: a run can only be made longer' in capfd.readouterr().out
