@@ -151,7 +151,7 @@ def news(run: Run, facts: dict) -> Iterator[str]:   # what the checkpoint says
     if run.p.iterations < run.K and not run.minutes:
         yield f'it keeps its {run.K:,} steps, though {run.p.iterations:,} were asked for: a run can only be made longer'
     if run.k == run.K:
-        asked = 'minutes' if run.minutes else 'iterations'
+        asked = 'minutes' if facts.get('minutes', run.minutes) else 'iterations'
         yield f'it has reached its end: with more {asked} it goes on'
 
 # %% ../nbs/17a_files.ipynb #0b3e3b13
