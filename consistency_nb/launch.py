@@ -76,6 +76,7 @@ def familiar(
     print(f'{said}: the run begins with its weights, and learns these pictures', flush=True)
     return model
 
+# %% ../nbs/18a_launch.ipynb #7db1f8de
 def first_weights(p: Preset, model: Denoiser) -> nn.Module:
     "The network of a model, to be trained further; of other classes, for a diffusion model. ValueError for another."
     same = lambda a, b: json.dumps(a) == json.dumps(b)   # a tuple is as good as a list
