@@ -43,7 +43,7 @@ def save(
     said = as_json(about(model, facts))
     shrink = {n for n, _ in model.net.named_parameters() if half}   # but not the frequencies of an embedding
     def stored(n, v): return v.detach().cpu().contiguous().to(torch.float16 if n in shrink else v.dtype)
-    weights = {n: stored(n, v) for n, v in model.net.state_dict().items()}
+    weights = {n.replace('_orig_mod.', ''): stored(n, v) for n, v in model.net.state_dict().items()}   # of a compiled one
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda p: save_file(weights, p, metadata={'consistency_nb': said}))
 

@@ -113,7 +113,7 @@ def told(data: Images | Folder) -> Images | Folder:
 def by_path(given: Path, size: int | None, channels: int, memory: float) -> Images | Folder:
     "The data set at a path."
     path = user_path(given)
-    files = path.is_dir() or path.suffix == '.zip' and path.is_file()
+    files = path.is_dir() or path.suffix.lower() == '.zip' and path.is_file()
     if files and size is None:
         raise ValueError(f'{path} holds pictures of any size: say at which, such as dataset({str(path)!r}, size=64)')
     if files: return told(pictures(path, size, channels, memory=memory))

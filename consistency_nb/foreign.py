@@ -41,7 +41,8 @@ def one_sentence(
         raise ValueError(f'{what} ({why})') from e
 
 # %% ../nbs/17e_foreign.ipynb #852d4ce8
-WRAPPED = 'model', 'state_dict', 'model_state_dict', 'ema'   # where training codes put the weights in a larger dict
+WRAPPED = ('ema', 'model_ema', 'ema_state_dict', 'state_dict_ema', 'params_ema',   # where training codes put weights in a
+           'model', 'module', 'state_dict', 'model_state_dict', 'net')             # larger dict; the average comes first
 
 def read_pt(
     path: str | Path,    # a file that torch.save wrote from a state dict
@@ -54,7 +55,7 @@ def read_pt(
         if isinstance(d, dict) and isinstance(d.get(name), dict): d = d[name]
     if not isinstance(d, dict) or not d or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in d.items()):
         raise ValueError(f'{path.name} is not a state dict: it should hold names and tensors, nothing else')
-    return {n.removeprefix('module.'): v for n, v in d.items()}   # of a network that was trained in several processes
+    return {n.removeprefix('module.').removeprefix('_orig_mod.'): v for n, v in d.items()}   # of replicas, compiled
 
 # %% ../nbs/17e_foreign.ipynb #eade4ee1
 PERSISTENT = 'torch_utils.persistence._reconstruct_persistent_obj'

@@ -53,8 +53,8 @@ def _write_pictures(file, batches, n):
     return done
 
 # %% ../nbs/20c_npz.ipynb #7bc647a1
-def _read_png(file: Path) -> Tensor | None:   # None: it is not there, or not whole
-    try: return pil_to_tensor(Image.open(file))
+def _read_png(file: Path) -> Tensor | None:   # None: it is not there, not whole, or not as it was written
+    try: return pil_to_tensor(im) if (im := Image.open(file)).mode in ('L', 'RGB') else None
     except (OSError, SyntaxError): return None
 
 def _write_png(file: Path, x: Tensor):
@@ -85,7 +85,7 @@ def numbered(
     def portion_of(part):
         files = [folder/f'{i:06d}.png' for i in part]
         found = [_read_png(f) for f in files]
-        if all(x is not None for x in found): return torch.stack(found)
+        if all(x is not None for x in found) and len({x.shape for x in found}) == 1: return torch.stack(found)
         made = draw(part)
         for f, x in zip(files, made): _write_png(f, x)
         return made

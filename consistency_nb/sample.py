@@ -50,7 +50,7 @@ def check_levels(
     T: float = 80.,  # largest level
 ) -> tuple:  # the same numbers as Python floats
     "Levels, checked: they descend strictly and lie in [eps, T]."
-    try: found = tuple(float(t) for t in levels)
+    try: found = () if isinstance(levels, str) else tuple(float(t) for t in levels)
     except (TypeError, ValueError): found = ()
     inside = [eps * (1 - 1e-5) <= t <= T * (1 + 1e-5) for t in found]
     if not found or not all(inside) or not all(a > b for a, b in zip(found, found[1:])):
@@ -202,6 +202,8 @@ def class_indices(
     if not count: raise ValueError('this model knows no classes: leave y out (in a run, classes)')
     y = y.tolist() if hasattr(y, 'tolist') else y   # tensors and arrays
     chosen = list(y) if isinstance(y, Iterable) and not isinstance(y, str) else [y]
+    chosen = [v.item() if isinstance(v, Tensor) and v.ndim == 0 else v for v in chosen]
+    chosen = [int(v) if isinstance(v, str) and v not in names and v.isdecimal() else v for v in chosen]   # '3'
     if not chosen: raise ValueError('y is empty: give at least one class, or leave it out')
     for v in chosen:
         if v in names or isinstance(v, Integral) and not isinstance(v, bool) and 0 <= v < count: continue
