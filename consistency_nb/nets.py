@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from .core import check_batch, check_numbers, limits, whole
@@ -127,12 +126,32 @@ class ResBlock(nn.Module):
         h = torch.addcmul(e[1], self.norm1(h), 1 + e[0]) if self.scale_shift else self.norm1(h + e[0])
         return self.skip(resample(x, self.resample)) + self.conv1(F.dropout(F.silu(h), self.dropout, self.training))
 
-# %% ../nbs/12_nets.ipynb #39d054b7
-def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:   # (B, heads, positions, d) each, the same out
-    "Equation (3); by its plain form under a forward derivative, which the fused kernels do not have."
-    if forward_ad.unpack_dual(q).tangent is None: return F.scaled_dot_product_attention(q, k, v)
-    with sdpa_kernel(SDPBackend.MATH): return F.scaled_dot_product_attention(q, k, v)
+# %% ../nbs/12_nets.ipynb #6e303c72
+class _Twice(torch.autograd.Function):
+    "Passes a fused result on; a backward pass that may be differentiated again goes by the plain form."
+    generate_vmap_rule = True
+    @staticmethod
+    def forward(out, q, k, v): return out.view_as(out)
+    @staticmethod
+    def setup_context(ctx, inputs, output): ctx.save_for_backward(*inputs[1:])
+    @staticmethod
+    def backward(ctx, g):
+        if not torch.is_grad_enabled(): return g, None, None, None   # an only pass: the kernel's own
+        q, k, v = ctx.saved_tensors
+        root = q.shape[-1]**0.5
+        share, change = (q @ k.mT / root).softmax(-1), g @ v.mT
+        s = share * (change - (share * change).sum(-1, keepdim=True)) / root
+        return None, s @ k, s.mT @ q, share.mT @ g
 
+def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:   # (B, heads, positions, d) each, the same out
+    "Equation (3), fused; by its plain form where torch has no forward derivative of the kernel."
+    try:
+        out = F.scaled_dot_product_attention(q, k, v)
+        return _Twice.apply(out, q, k, v) if out.requires_grad and not torch.compiler.is_compiling() else out
+    except NotImplementedError:
+        with sdpa_kernel(SDPBackend.MATH): return F.scaled_dot_product_attention(q, k, v)
+
+# %% ../nbs/12_nets.ipynb #39d054b7
 class Attention(nn.Module):
     "Self-attention over the positions, added to the input."
     def __init__(self,

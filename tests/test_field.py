@@ -15,7 +15,7 @@ from consistency_nb.edit import colorize, denoise, inpaint, interpolate, stroke,
 from consistency_nb.folders import Folder, read_picture, shown_size
 from consistency_nb.grid import karras_grid
 from consistency_nb.ncsnpp import SongUNet
-from consistency_nb.nets import UNet
+from consistency_nb.nets import UNet, mix
 from consistency_nb.place import Options, Parts
 from consistency_nb.precond import Consistency
 from consistency_nb.presets import override, preset
@@ -221,12 +221,20 @@ WITH_ATTENTION = dict(
     ddpmpp=lambda **o: SongUNet(image_size=8, model_channels=16, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4], embedding='positional', **o),
     adm=lambda **o: ADMUNet(image_size=8, model_channels=32, channel_mult=[1, 2], num_res_blocks=1, attention_resolutions=[4], num_head_channels=32, **o))
 
+LAYOUTS = dict(as_made=torch.contiguous_format, as_loaded=torch.channels_last)   # torch takes another kernel for attention
+
+def with_attention(name, layout, dtype=torch.float64, **o):
+    torch.manual_seed(0)
+    f = Consistency(WITH_ATTENTION[name](**o)).to(dtype)
+    for v in f.net.parameters(): torch.nn.init.normal_(v, std=.1)
+    return f.to(memory_format=LAYOUTS[layout])
+
+@pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize('training', [False, True], ids=['evaluation', 'training'])
 @pytest.mark.parametrize('name', WITH_ATTENTION)
-def test_forward_and_second_derivatives(name, training):
-    torch.manual_seed(0)
-    f = Consistency(WITH_ATTENTION[name](dropout=.1)).double().train(training)
-    for v in f.net.parameters(): torch.nn.init.normal_(v, std=.1)
+def test_forward_and_second_derivatives(name, training, layout):
+    dropout = .1 if layout == 'as_made' else 0.   # channels last, torch draws it in another order under a forward derivative
+    f = with_attention(name, layout, dropout=dropout).train(training)
     x, way = torch.randn(2, 2, 3, 8, 8, dtype=torch.float64)
     t, dt = torch.tensor([[3., .5], [1., 2.]], dtype=torch.float64)
     def g(x, t):
@@ -240,6 +248,41 @@ def test_forward_and_second_derivatives(name, training):
     twice, = torch.autograd.grad((slope(x) * way).sum(), x)
     assert_close((twice * way).sum(), ((slope(x + h * way) - slope(x - h * way)) * way).sum() / (2 * h), rtol=1e-4, atol=1e-6)
     assert twice.abs().max() > 0
+    _, again = torch.func.jvp(torch.func.grad(lambda x: (g(x, t) * way).sum()), (x.detach(),), (way,))   # forward over backward
+    assert_close(again, twice, rtol=1e-6, atol=1e-9)
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('name', WITH_ATTENTION)
+def test_second_derivatives_of_weights(name, layout):
+    "A penalty on the gradient, in the precision of training, through recomputed stages, too."
+    found = []
+    for again in (False, True):
+        f = with_attention(name, layout, torch.float32)
+        f.net.checkpointing = again
+        x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        slope, = torch.autograd.grad(f(x, torch.tensor([3., .5])).square().sum(), x, create_graph=True)
+        slope.square().sum().backward()
+        found.append([v.grad for v in f.net.parameters() if v.grad is not None])
+    assert len(found[0]) > 20 and all(v.isfinite().all() for v in found[0])
+    assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+@pytest.mark.parametrize('which', range(3), ids=[*'qkv'])
+def test_attention_with_one_tangent(which):
+    "A forward derivative by the keys alone, or the values, finds its way as well."
+    heads, way = torch.randn(3, 2, 2, 9, 8, dtype=torch.float64), torch.randn(2, 2, 9, 8, dtype=torch.float64)
+    def g(v): return mix(*(v if i == which else h for i, h in enumerate(heads)))
+    _, change = torch.func.jvp(g, (heads[which],), (way,))
+    assert_close(change, (g(heads[which] + 1e-6 * way) - g(heads[which] - 1e-6 * way)) / 2e-6, rtol=1e-6, atol=1e-8)
+
+def test_the_usual_pass_is_the_kernels_own():
+    "To the bit; and nothing is in the way of a compiler."
+    def grads(f):
+        heads = torch.randn(3, 2, 2, 9, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        f(*heads).square().sum().backward()
+        return heads.grad
+    assert torch.equal(grads(mix), grads(torch.nn.functional.scaled_dot_product_attention))
+    torch._dynamo.reset()
+    assert torch.equal(grads(torch.compile(mix, backend='eager', fullgraph=True)), grads(mix))
 
 def test_forward_derivatives_under_checkpointing():
     net = WITH_ATTENTION['unet']()
