@@ -255,6 +255,43 @@ def test_files_of_diffusers(pipeline, tmp_path, save):
     next((pipeline/'unet').glob('*-00002-of-*')).unlink()
     with pytest.raises(ValueError, match='names diffusion_pytorch_model.*-00002-of-.*, which is not in'): load(pipeline)
 
+STEM = 'unet/diffusion_pytorch_model.safetensors'
+
+@pytest.mark.parametrize('content, says', [
+    ('{', 'does not say which files hold the weights'), ('{"metadata": {}}', "does not say .*'weight_map'"), ('null', 'does not say'), ('{"weight_map": ["a"]}', 'does not say'),
+    ('{"weight_map": {"a": 3}}', 'does not say'), ('{"weight_map": {}}', 'does not say .*it names none'), ('\xff', 'does not say'),
+    ('{"weight_map": {"a": "../unet/WEIGHTS"}}', r'names \.\./unet/WEIGHTS, which is not in .*unet'), ('{"weight_map": {"a": "ABSOLUTE"}}', 'names .*WEIGHTS, which is not in'),
+    ('{"weight_map": {"a": "b.safetensors"}}', 'names b.safetensors, which is not in')])
+def test_a_broken_index_of_shards(pipeline, content, says):
+    "One sentence that names the index, whatever is in it; and what lies elsewhere is not read, though it is there."
+    file = (pipeline/STEM).rename(pipeline/'unet'/'WEIGHTS')
+    (pipeline/f'{STEM}.index.json').write_text(content.replace('ABSOLUTE', str(file)), encoding='latin1')
+    with pytest.raises(ValueError, match=f'^diffusion_pytorch_model.safetensors.index.json .*{says}') as e: load(pipeline)
+    assert '\n' not in str(e.value)
+
+@torch.no_grad()
+def test_what_lies_beside_weights(pipeline):
+    "Other files of that name are no weights: graphs, locks, folders of tools."
+    g, f = golden('07_unet'), load(pipeline)
+    for end in ('.onnx', '', '.safetensors.lock', '.ckpt'): (pipeline/f'unet/diffusion_pytorch_model{end}').write_bytes(b'x')
+    assert_close(raw(load(pipeline), g), raw(f, g))
+    (pipeline/STEM).unlink()
+    with pytest.raises(ValueError, match='there is no diffusion_pytorch_model.safetensors in .*unet'): load(pipeline)
+
+@pytest.mark.parametrize('name, content, says', [
+    ('consistency_nb.json', '{', 'consistency_nb.json in .* is not as `to_diffusers` writes it'), ('consistency_nb.json', '[]', 'consistency_nb.json in .* is not as'),
+    ('unet/config.json', '[]', 'unet/config.json is missing or not JSON'), ('model_index.json', 'null', 'model_index.json is missing or not JSON')])
+def test_json_of_another_kind(pipeline, name, content, says):
+    (pipeline/name).write_text(content)
+    with pytest.raises(ValueError, match=says): load(pipeline)
+
+def test_a_scheduler_of_defaults(pipeline):
+    "What a file leaves out has the library's default."
+    scheduler = pytest.importorskip('diffusers').CMStochasticIterativeScheduler().config
+    (pipeline/'scheduler/scheduler_config.json').write_text('{"_class_name": "CMStochasticIterativeScheduler"}')
+    f = load(pipeline)
+    assert [f.eps, f.T, f.sigma_data, f.facts['num_train_timesteps']] == [scheduler[k] for k in ('sigma_min', 'sigma_max', 'sigma_data', 'num_train_timesteps')]
+
 @torch.no_grad()
 def test_full_precision_before_a_variant(pipeline):
     g, file = golden('07_unet'), pipeline/'unet'/'diffusion_pytorch_model.safetensors'
@@ -273,11 +310,26 @@ def test_the_average_of_a_training_script(pipeline):
     save_file({n: 2 * v for n, v in load_file(file).items()}, file)
     assert not torch.allclose(raw(load(pipeline), g), raw(f, g))
     (pipeline/'model_index.json').unlink()
-    with pytest.raises(ValueError, match="holds a network alone: pass kind='Consistency' or 'Denoiser'"): load(pipeline)
+    with pytest.raises(ValueError, match="holds a network alone: pass kind='Consistency' or 'Denoiser'; for a run, save the model"): load(pipeline)
     assert_close(raw(load(pipeline, kind='Consistency'), g), raw(f, g))
     assert type(load(pipeline, kind='Denoiser')) is Denoiser
     shutil.rmtree(pipeline/'unet')
     assert_close(raw(load(pipeline, kind='Consistency'), g), raw(f, g))
+
+@torch.no_grad()
+def test_the_average_that_diffusers_writes(pipeline):
+    "`EMAModel` puts numbers of its own into config.json."
+    diffusers = pytest.importorskip('diffusers')
+    from diffusers.training_utils import EMAModel
+    g, f = golden('07_unet'), load(pipeline)
+    net = diffusers.UNet2DModel.from_pretrained(pipeline/'unet', low_cpu_mem_usage=False)
+    EMAModel(net.parameters(), model_cls=diffusers.UNet2DModel, model_config=net.config).save_pretrained(pipeline/'unet_ema')
+    assert 'decay' in json.loads((pipeline/'unet_ema/config.json').read_text())
+    for v in net.parameters(): v.mul_(2)
+    net.save_pretrained(pipeline/'unet')
+    (pipeline/'model_index.json').unlink()
+    assert_close(raw(load(pipeline, kind='Consistency'), g), raw(f, g))
+    assert_close(raw(load(pipeline/'unet_ema', kind='Consistency'), g), raw(f, g))
 
 @torch.no_grad()
 @pytest.mark.parametrize('case, N, ts', [('onestep', 40, None), ('two_steps', 40, (22, 0)), ('two_steps_ct', 201, (106, 0))])
