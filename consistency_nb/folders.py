@@ -45,14 +45,20 @@ def to_bytes(
     return x.detach().float().mul(127.5).add(128).clamp(0, 255).byte().cpu()
 
 # %% ../nbs/14b_folders.ipynb #ea972d16
-def eight_bits(im):
-    "A 16-bit grey PIL image in 8 bits, $v / 257$; other modes as they are."
+def eight_bits(
+    im,                      # PIL image
+    negative: bool = False,  # is zero white? PIL turns such files of 8 bits, and no others
+):
+    "A 16-bit grey PIL image in 8 bits, $v / 257$, clear where it was; other modes as they are."
     from PIL import Image
     if not im.mode.startswith(('I', 'F')): return im
-    a = np.asarray(im)
+    a, clear = np.asarray(im), im.info.get('transparency')   # this value is not to be seen
     if im.mode == 'F' or a.min() < 0 or a.max() > 65535:
         raise ValueError(f'pixels of mode {im.mode} have no known range: save it with 8 or 16 bits')
-    return Image.fromarray((a / 257).round().astype(np.uint8))
+    grey = (a / 257).round().astype(np.uint8)
+    made = Image.fromarray(255 - grey if negative else grey)
+    if clear is not None: made.putalpha(Image.fromarray(np.where(a == clear, 0, 255).astype(np.uint8)))
+    return made
 
 def upright(
     im,                 # PIL image of any mode
@@ -60,7 +66,9 @@ def upright(
 ):                      # PIL image in mode RGB or L
     "A PIL image turned as EXIF says, on white where it is transparent."
     from PIL import Image, ImageOps
-    im = eight_bits(ImageOps.exif_transpose(im))
+    negative = getattr(im, 'tag_v2', {}).get(262) == 0   # what a TIFF says of its zero
+    im = eight_bits(ImageOps.exif_transpose(im), negative)
+    if im.mode == 'La': im = im.convert('LA')   # the one way there is from there
     if im.has_transparency_data:
         im = im.convert('RGBA')
         im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
@@ -90,6 +98,13 @@ def check_channels(channels: int):
     "A rule for `limits`: colours or grey."
     if channels not in (1, 3): raise ValueError(f'channels 1 or 3 are possible, got {channels!r}')
 
+def _reason(e: Exception, file, name: str) -> str:   # an error, and what `read_square` was given
+    "Why a file is no picture."
+    from PIL import UnidentifiedImageError
+    if isinstance(e, UnidentifiedImageError):
+        if not (file.seek(0, 2) if hasattr(file, 'seek') else os.path.getsize(file)): return 'it is empty'
+    return f'{type(e).__name__}: {e}'.replace(repr(file), repr(name))   # of an open file only the caller knows a name
+
 @limits(size=whole(1, 2**14), channels=check_channels)
 def read_square(
     file,               # path or open file; one that cannot be read is named in the error
@@ -103,7 +118,7 @@ def read_square(
         with Image.open(file) as im: a = np.array(square(upright(im, channels), size))
     except Exception as e:
         if isinstance(e, FileNotFoundError) and not name: raise FileNotFoundError(f'there is no file {file}') from e
-        why = f'cannot be read as a picture ({type(e).__name__}: {e}): mend it, replace it or take it away'
+        why = f'cannot be read as a picture ({_reason(e, file, name)}): mend it, replace it or take it away'
         raise ValueError(f'{name or file} {why}') from e
     return a.transpose(2, 0, 1) if channels == 3 else a[None]
 

@@ -125,7 +125,9 @@ def listed(
         raise ValueError(f'{path} holds {len(bases)} LMDBs: name one of {", ".join(b.parent.name for b in bases)}')
     if bases: return Records(bases[0].parent, size, channels)
     names = picture_files(path)
-    if not names: raise FileNotFoundError(f'{path} holds no pictures ({", ".join(ENDINGS)}) and no LMDB (data.mdb)')
+    if not names:
+        inside = some(sorted(p.name for p in path.glob('*'))) or 'nothing'
+        raise FileNotFoundError(f'{path} holds no pictures ({", ".join(ENDINGS)}) and no LMDB (data.mdb), but {inside}')
     return Files(path, names, size, channels)
 
 def classes_of(found: Files) -> tuple[Tensor | None, tuple]:   # labels, names of the classes
@@ -185,7 +187,8 @@ def read_arrays(
         else:
             with f: f = {k: f[k] for k in f.files}   # a torn or pickled array shows only here
     except (ValueError, EOFError, BadZipFile) as e:
-        raise ValueError(f'{path.name} cannot be read as arrays of bytes: {e}') from e
+        why = 'it is no .npy and no .npz' if 'you trust' in str(e) else e   # numpy would have any other file unpickled
+        raise ValueError(f'{path.name} cannot be read as arrays of bytes: {why}') from e
     if 'arr_0' not in f:
         raise ValueError(f'{path.name} holds {some([*f])}: the pictures must be called arr_0, the labels arr_1')
     y = f.get('arr_1')

@@ -1,5 +1,5 @@
 "Faults that people met with comparable tools: each of these was silent, or stuck, once."
-import copy, io, json, multiprocessing, pickle, zipfile
+import copy, io, json, multiprocessing, pickle, struct, zipfile
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from consistency_nb.checkpoints import load, save
 from consistency_nb.data import Images, dataset
 from consistency_nb.distances import l2
 from consistency_nb.edit import colorize, denoise, inpaint, interpolate, stroke, super_resolve
-from consistency_nb.folders import Folder, read_picture, shown_size
+from consistency_nb.folders import Folder, read_picture, shown_size, upright
 from consistency_nb.grid import karras_grid
 from consistency_nb.ncsnpp import SongUNet
 from consistency_nb.nets import UNet, mix
@@ -314,7 +314,12 @@ ODD = {   # name -> (how it is made, the colour that a viewer shows)
     'palette.png': (palette(255), (200, 100, 50)), 'clear_palette.png': (palette(0), (255,) * 3), 'line.png': ((solid('1', 1), {}), (255,) * 3),
     'grey16.png': ((solid('I;16', 32896), {}), (128,) * 3), 'grey16.tif': ((solid('I;16', 65535), {}), (255,) * 3),
     'ink.tif': ((solid('CMYK', (0, 128, 255, 0)), {}), (255, 127, 0)), 'frames.gif': (frames(), (200, 100, 50)), 'frames.webp': ((frames()[0], frames()[1] | dict(lossless=True)), (200, 100, 50)),
-    'key.png': ((solid('RGB', (9, 9, 9)), dict(transparency=(9, 9, 9))), (255,) * 3)}
+    'key.png': ((solid('RGB', (9, 9, 9)), dict(transparency=(9, 9, 9))), (255,) * 3), 'grey_key.png': ((solid('L', 9), dict(transparency=9)), (255,) * 3),
+    'grey16_key.png': ((solid('I;16', 1000), dict(transparency=1000)), (255,) * 3), 'grey16_other_key.png': ((solid('I;16', 1000), dict(transparency=1001)), (4,) * 3),
+    'grey32.tif': ((solid('I', 32896), {}), (128,) * 3), 'big_endian.tif': ((Image.fromarray(np.full((8, 8), 32896, '>u2')), {}), (128,) * 3),
+    'pages.tif': ((frames()[0], dict(save_all=True, append_images=frames()[1]['append_images'])), (200, 100, 50)), 'frames.png': (frames(), (200, 100, 50)),
+    'phone.jpg': ((frames()[0], dict(format='MPO', save_all=True, append_images=frames()[1]['append_images'], quality=100)), (200, 100, 50)),
+    'lab.tif': ((solid('LAB', (255, 128, 128)), {}), (255,) * 3)}
 
 @pytest.mark.parametrize('name', ODD)
 @pytest.mark.parametrize('how', ['file', 'folder', 'zip'])
@@ -333,11 +338,60 @@ def test_ink_of_adobe(tmp_path):
     inverted(tmp_path/'x.jpg')
     assert_close(read_picture(tmp_path/'x.jpg', 8)[0, :, 4, 4], torch.tensor([255., 127, 0]) / 127.5 - 1, atol=.05, rtol=0)
 
-@pytest.mark.parametrize('content, why', [(b'', 'cannot identify'), (b'a letter', 'cannot identify'), (None, 'truncated|broken|incomplete')])
-def test_a_file_that_is_no_picture_is_named(content, why, tmp_path):
-    for i in range(3): picture().save(tmp_path/f'{i}.png')
-    (tmp_path/'1.png').write_bytes((tmp_path/'1.png').read_bytes()[:900] if content is None else content)
-    with pytest.raises(ValueError, match=f'(?s)1.png.*({why})'): dataset(tmp_path, size=8)
+@pytest.mark.parametrize('premultiplied, straight, colour', [('La', 'LA', (100, 51)), ('RGBa', 'RGBA', (200, 100, 50, 51)), ('PA', None, (1, 51))])
+def test_modes_that_few_files_have(premultiplied, straight, colour):
+    im = solid(straight, colour).convert(premultiplied) if straight else solid(premultiplied, colour)
+    if not straight: im.putpalette([0, 0, 0, 200, 100, 50])
+    assert_close(torch.tensor(upright(im).getpixel((4, 4))), torch.tensor((224,) * 3 if premultiplied == 'La' else (244, 224, 214)), atol=2, rtol=0)
+
+@pytest.mark.parametrize('mode, value', [('L', 55), ('I;16', 14135)])
+def test_a_scan_whose_zero_is_white(mode, value, tmp_path):
+    solid(mode, value).save(tmp_path/'x.tif')
+    usual, negative = (struct.pack('<HHII', 262, 3, 1, zero) for zero in (1, 0))   # PhotometricInterpretation
+    raw = (tmp_path/'x.tif').read_bytes()
+    assert raw.count(usual) == 1
+    for content, seen in (raw, 55), (raw.replace(usual, negative), 200):
+        (tmp_path/'x.tif').write_bytes(content)
+        assert_close(read_picture(tmp_path/'x.tif', 8)[0, :, 4, 4], torch.full((3,), seen / 127.5 - 1))
+
+def torn(kind):
+    "Two thirds of a picture file."
+    file = io.BytesIO()
+    picture().save(file, kind)
+    return file.getvalue()[:len(file.getvalue()) * 2 // 3]
+
+NO_PICTURES = dict(empty=(b'', r'\(it is empty\)'), letter=(b'a letter', "cannot identify image file '[^']*1.png'"), page=(b'<html>gone</html>', "cannot identify image file '[^']*1.png'"),
+                   **{k: (torn(k), 'truncated|decoder') for k in ('PNG', 'JPEG', 'GIF', 'WEBP', 'BMP', 'TIFF')})
+
+@pytest.mark.parametrize('name', NO_PICTURES)
+@pytest.mark.parametrize('how', ['folder', 'zip', 'lazy'])
+def test_a_file_that_is_no_picture_is_named(name, how, tmp_path):
+    content, why = NO_PICTURES[name]
+    where = tmp_path/'set'
+    where.mkdir()
+    for i in range(3): picture().save(where/f'{i}.png')
+    (where/'1.png').write_bytes(content)
+    if how == 'zip':
+        with zipfile.ZipFile(tmp_path/'set.zip', 'w') as z:
+            for f in where.iterdir(): z.write(f, f.name)
+        where = tmp_path/'set.zip'
+    with pytest.raises(ValueError, match=rf'{where.name}/1.png cannot be read as a picture .*({why}).*: mend it') as e:
+        dataset(where, size=8, **dict(memory=0) if how == 'lazy' else {}).batch(torch.arange(3))
+    assert '0.png' not in str(e.value) and 'BytesIO' not in str(e.value)
+
+@pytest.mark.parametrize('names, said', [(['a.heic', 'b.HEIC'], 'a.heic, b.HEIC'), (['notes.txt', *(f'{i}.raw' for i in range(5))], '0.raw, 1.raw, 2.raw and 3 more'), (['deep/a.txt'], 'deep'), ([], 'nothing')], ids=str)
+def test_a_folder_without_pictures_says_what_is_there(names, said, tmp_path):
+    for n in names:
+        (tmp_path/n).parent.mkdir(exist_ok=True)
+        (tmp_path/n).write_bytes(b'x')
+    with pytest.raises(FileNotFoundError, match=rf'holds no pictures .*, but {said}$'): dataset(tmp_path, size=8)
+
+@pytest.mark.parametrize('content', [b'a letter', b'\x89PNG\r\n', b'\x80\x04N.'], ids=str)
+def test_nobody_is_told_to_unpickle(content, tmp_path):
+    "numpy takes what it does not know for a pickle, and tells how to open that."
+    (tmp_path/'x.txt').write_bytes(content)
+    with pytest.raises(ValueError, match=r'x.txt cannot be read as arrays of bytes: it is no .npy and no .npz') as e: dataset(tmp_path/'x.txt')
+    assert 'pickle' not in str(e.value)
 
 def test_a_depth_without_a_range_is_refused(tmp_path):
     Image.fromarray(np.full((8, 8), .5, np.float32)).save(tmp_path/'x.tif')
