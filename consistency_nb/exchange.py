@@ -72,7 +72,7 @@ def _read_weights(folder: Path) -> dict:   # of a UNet2DModel
 
 # %% ../nbs/17g_exchange.ipynb #7912e212
 def from_diffusers(
-    path: str | Path,         # folder of a ConsistencyModelPipeline, or of a UNet2DModel, or with its average in unet_ema
+    path: str | Path,         # folder of a ConsistencyModelPipeline, of a UNet2DModel, or with its average in unet_ema
     kind: str | None = None,  # 'Consistency' or 'Denoiser', where no scheduler tells
 ) -> Denoiser:                # or Consistency; ValueError for another pipeline, or one that is not whole
     "The model in a folder of diffusers."
