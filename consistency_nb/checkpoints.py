@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from .cache import user_path, write_whole
 from .formats import (NETS, OPENAI, about, blank, described, fill, load_edm, load_jcm, load_openai, make_net,
                                     place)
-from .exchange import from_diffusers, optional, to_diffusers, to_onnx
+from .exchange import STEM, from_diffusers, optional, to_diffusers, to_onnx
 from .precond import Denoiser
 from . import sample   # gives every model its `sample`
 
@@ -41,9 +41,10 @@ def save(
     if not isinstance(facts or {}, dict): raise ValueError(f'facts is {type(facts).__name__}: pass a dict')
     if path.suffix != '.safetensors': raise ValueError(f'{path.name}: a model is stored as .safetensors')
     said = as_json(about(model, facts))
-    shrink = {n for n, _ in model.net.named_parameters() if half}   # but not the frequencies of an embedding
+    plain = getattr(model.net, '_orig_mod', model.net)   # of a compiled network
+    shrink = {n for n, _ in plain.named_parameters() if half}   # but not the frequencies of an embedding
     def stored(n, v): return v.detach().cpu().contiguous().to(torch.float16 if n in shrink else v.dtype)
-    weights = {n.replace('_orig_mod.', ''): stored(n, v) for n, v in model.net.state_dict().items()}   # of a compiled one
+    weights = {n: stored(n, v) for n, v in plain.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda p: save_file(weights, p, metadata={'consistency_nb': said}))
 
@@ -82,7 +83,7 @@ def fetch(
     repo_id: str,  # 'user/name'
 ) -> Path:         # its folder in the local cache
     "The files of a model on the Hugging Face hub: ours, or those of a diffusers pipeline."
-    weights = 'unet/diffusion_pytorch_model'
+    weights = f'unet/{STEM}'
     get = partial(optional('huggingface_hub', 'the Hugging Face hub').snapshot_download, repo_id)
     try:
         path = Path(get(allow_patterns=[*ON_HUB, f'{weights}.safetensors']))

@@ -17,7 +17,7 @@ from . import adm, names
 from .core import limits, number, whole
 from .cache import write_whole
 from .foreign import one_sentence, read_pt
-from .formats import _RUN, about, make_net, publish
+from .formats import FOR_A_RUN, about, make_net, publish
 from .precond import Consistency, Denoiser
 
 # %% ../nbs/17g_exchange.ipynb #4370e740
@@ -84,7 +84,7 @@ def from_diffusers(
     said = dict(source=path.name, qkv='separate -> three_heads')
     if alone:
         if kind is None:
-            raise ValueError(f"{path.name} holds a network alone: pass kind='Consistency' or 'Denoiser'{_RUN}")
+            raise ValueError(f"{path.name} holds a network alone: pass kind='Consistency' or 'Denoiser'{FOR_A_RUN}")
         return publish(None, partial(make_net, spec), names.from_diffusers, _read_weights(unet), kind, said)
     if kind not in (None, 'Consistency'): raise ValueError(f'{path.name} is a {PIPELINE}: leave kind out')
     levels, ours = LEVELS | read_json(path/'scheduler'/'scheduler_config.json', SCHEDULER), path/'consistency_nb.json'
@@ -107,13 +107,13 @@ def to_diffusers(
         got = f'{type(model).__name__} around a {type(getattr(model, "net", None)).__name__}'
         raise ValueError(f'a {PIPELINE} holds a Consistency around an ADMUNet, not a {got}')
     config, weights = names.diffusers_config(model.net), names.to_diffusers(model.net)   # these refuse, too
-    path, N = Path(path), num_train_timesteps or model.facts.get('num_train_timesteps', 40)
+    path, N = Path(path), num_train_timesteps or model.facts.get('num_train_timesteps', LEVELS['num_train_timesteps'])
     levels = dict(sigma_min=model.eps, sigma_max=model.T, sigma_data=model.sigma_data, rho=7.)
     write_json(path/'unet'/'config.json', config)
     write_json(path/'scheduler'/'scheduler_config.json',
                dict(_class_name=SCHEDULER, num_train_timesteps=N, s_noise=1., clip_denoised=True) | levels)
     write_json(path/'consistency_nb.json', model.facts)
-    file = path/'unet'/'diffusion_pytorch_model.safetensors'
+    file = path/'unet'/f'{STEM}.safetensors'
     write_whole(file, lambda p: save_file(weights, p, metadata={'format': 'pt'}))
     parts = dict(unet=['diffusers', 'UNet2DModel'], scheduler=['diffusers', SCHEDULER])
     write_json(path/'model_index.json', dict(_class_name=PIPELINE) | parts)   # last: a folder without it is none

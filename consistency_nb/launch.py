@@ -89,8 +89,10 @@ def first_weights(p: Preset, model: Denoiser) -> nn.Module:
     if classes == spec.get('num_classes'): return model.net.requires_grad_(True)
     net = make_net(spec | dict(num_classes=classes))
     own = net.state_dict()
-    net.load_state_dict(own | {n: v for n, v in model.net.state_dict().items() if n in own and v.shape == own[n].shape})
-    print(f'it knows {spec.get("num_classes") or "no"} classes, the pictures have {classes or "none"}: those begin anew')
+    known = model.net.state_dict().items()
+    net.load_state_dict(own | {n: v for n, v in known if n in own and v.shape == own[n].shape})
+    had = spec.get('num_classes') or 'no'
+    print(f'it knows {had} classes, the pictures have {classes or "none"}: those begin anew')
     return net
 
 # %% ../nbs/18a_launch.ipynb #ce14996a

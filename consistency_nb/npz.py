@@ -54,7 +54,8 @@ def _write_pictures(file, batches, n):
 
 # %% ../nbs/20c_npz.ipynb #7bc647a1
 def _read_png(file: Path) -> Tensor | None:   # None: it is not there, not whole, or not as it was written
-    try: return pil_to_tensor(im) if (im := Image.open(file)).mode in ('L', 'RGB') else None
+    try:
+        with Image.open(file) as im: return pil_to_tensor(im) if im.mode in ('L', 'RGB') else None
     except (OSError, SyntaxError): return None
 
 def _write_png(file: Path, x: Tensor):

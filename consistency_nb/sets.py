@@ -193,7 +193,8 @@ def read_arrays(
         raise ValueError(f'{path.name} holds {some([*f])}: the pictures must be called arr_0, the labels arr_1')
     y = f.get('arr_1')
     if y is not None and (y.ndim != 1 or y.dtype.kind not in 'iu' or y.min(initial=0) < 0):
-        raise ValueError(f'arr_1 of {path.name} is {y.dtype} {y.shape}: labels must be whole numbers from 0, one per picture')
+        raise ValueError(f'arr_1 of {path.name} is {y.dtype} {y.shape}: labels must be whole numbers from 0, one per '
+                         'picture')
     labels = None if y is None else torch.from_numpy(y.astype(np.int64))
     return channels_first(f['arr_0'], path.name), labels
 

@@ -12,6 +12,7 @@ from consistency_nb.checkpoints import load, save
 from consistency_nb.data import Images, dataset
 from consistency_nb.distances import l2
 from consistency_nb.edit import colorize, denoise, inpaint, interpolate, stroke, super_resolve
+from consistency_nb.foreign import read_pt
 from consistency_nb.folders import Folder, read_picture, shown_size, upright
 from consistency_nb.grid import karras_grid
 from consistency_nb.ncsnpp import SongUNet
@@ -396,3 +397,33 @@ def test_nobody_is_told_to_unpickle(content, tmp_path):
 def test_a_depth_without_a_range_is_refused(tmp_path):
     Image.fromarray(np.full((8, 8), .5, np.float32)).save(tmp_path/'x.tif')
     with pytest.raises(ValueError, match='x.tif.*pixels of mode F have no known range: save it with 8 or 16 bits'): read_picture(tmp_path/'x.tif', 8)
+
+# ---- weights in larger dicts, weights of compiled networks, labels
+
+@pytest.mark.parametrize('wrapped', [lambda raw, avg: dict(model=raw, ema=avg), lambda raw, avg: dict(net=raw, model_ema=dict(module=avg)),
+                                     lambda raw, avg: dict(state_dict=dict(model=raw, ema=avg), step=3)])
+def test_the_average_comes_before_the_raw_weights(wrapped, tmp_path):
+    avg = small_model().net.state_dict()
+    torch.save(wrapped({n: 0 * v for n, v in avg.items()}, {f'module._orig_mod.{n}': v for n, v in avg.items()}), tmp_path/'x.pt')
+    found = read_pt(tmp_path/'x.pt')
+    assert found.keys() == avg.keys() and all(torch.equal(found[n], avg[n]) for n in avg)
+
+@pytest.mark.parametrize('half', [False, True])
+def test_a_compiled_network_is_saved_under_its_names(half, tmp_path):
+    f = small_model()
+    wanted = f.net.state_dict()
+    f.net = torch.compile(f.net, backend='eager')
+    save(f, tmp_path/'f.safetensors', half=half)
+    found = load(tmp_path/'f.safetensors').net.state_dict()
+    assert found.keys() == wanted.keys()
+    for n in wanted: assert_close(found[n], wanted[n], rtol=1e-3, atol=1e-4)
+
+@pytest.mark.parametrize('labels', [np.arange(4) + .5, np.arange(4) - 1, np.eye(4, dtype=np.int64), np.array(list('abcd'))], ids=['float', 'negative', 'one-hot', 'text'])
+def test_labels_of_arrays_are_whole_numbers(labels, tmp_path):
+    np.savez(tmp_path/'x.npz', np.zeros((4, 8, 8, 3), np.uint8), labels)
+    with pytest.raises(ValueError, match='arr_1 of x.npz is .*: labels must be whole numbers from 0, one per picture'): dataset(tmp_path/'x.npz', size=8)
+
+def test_a_zip_in_capitals(tmp_path):
+    picture(8, 8).save(tmp_path/'0.png')
+    with zipfile.ZipFile(tmp_path/'X.ZIP', 'w') as z: z.write(tmp_path/'0.png', '0.png')
+    assert len(dataset(tmp_path/'X.ZIP', size=8)) == 1
