@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from .core import limits, number, whole
-from .folders import Folder, to_bytes
+from .folders import Folder, some
+from .pixels import to_bytes
 from .cache import cache_folder, digest, user_path
-from .sets import HOW, Images, arrays, cached_images, cifar10, imagenet, pictures, some
+from .sets import HOW, Images, arrays, cached_images, cifar10, imagenet, pictures
 
 # %% ../nbs/15_data.ipynb #9245fadf
 STYLES = ('open-peeps', 'pixel-art', 'voxel-art', 'voxel-bot', 'critters', 'moods', 'cutouts', 'thumbs', 'planets',

@@ -17,7 +17,8 @@ from torch import Tensor
 from .core import limits, whole
 from .folders import Folder, fingerprint
 from .cache import cache_folder, cached, digest
-from .data import Images, to_bytes
+from .data import Images
+from .pixels import to_bytes
 from .features import byte_images, extract, extractor_name
 from .evaluate import Statistics, evaluate, statistics
 

@@ -19,10 +19,11 @@ from torchvision.transforms.functional import pil_to_tensor
 from .core import limits, whole
 from .checkpoints import save
 from .cost import estimate, passes
-from .data import Images, held_out, to_bytes
+from .data import Images, held_out
 from .evaluate import class_rate, evaluate, floor
 from .features import extract
-from .folders import Folder, as_floats
+from .folders import Folder
+from .pixels import as_floats, to_bytes
 from .launch import adapted, launch
 from .precond import Consistency, Denoiser
 from .presets import Preset, preset as find_preset, read_parameters

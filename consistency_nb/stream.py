@@ -17,7 +17,7 @@ from .core import check_numbers, find_device, limits, per_sample_noise, whole
 from .grid import karras_grid
 from .solvers import Churn, edm_sample, euler_step, solve
 from .sample import check_levels, generate, labelled, sampler
-from .data import to_bytes
+from .pixels import to_bytes
 from .cache import checksum, read_tensors, write_tensors
 from .files import check_folder
 from .checkpoints import load

@@ -14,7 +14,7 @@ from torch import Tensor
 from PIL import Image
 import matplotlib.pyplot as plt
 from .core import check_batch, limits, number, whole
-from .data import to_bytes
+from .pixels import to_bytes
 
 # %% ../nbs/21_viz.ipynb #967fcf74
 def _drawable(x):

@@ -22,7 +22,7 @@ from .grid import karras_grid
 from .solvers import edm_sample, euler_step, solve
 from .sample import labelled, onestep, start
 from .cache import write_whole
-from .data import to_bytes
+from .pixels import to_bytes
 from .files import CHECKPOINT, what_remains
 from .objective import levels_at, lr_at, mu_at
 from .presets import Preset

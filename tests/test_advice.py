@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from consistency_nb import checkpoints, core, cost, data as data_, distances, edit, evaluate, exchange, features, files, folders, foreign, formats, launch, names, npz, objective, place
-from consistency_nb import processes, references, sample, schedules, sets, stream, viz, watch
+from consistency_nb import pixels, processes, references, sample, schedules, sets, stream, viz, watch
 from consistency_nb.adm import ADMAttention, ADMUNet
 from consistency_nb.checkpoints import load, save
 from consistency_nb.data import Images, dataset
@@ -61,7 +61,7 @@ def png(path, size=(8, 8), value=90):
 
 row('core.check_numbers', 'N=2.5: pass a whole number from 2', lambda: karras_grid(2.5), lambda s: karras_grid(code(s, r'from (\d+)')))
 row('core.check_numbers', 'rate=1.5: pass a finite number from 0 to 1', lambda: EMA(nn.Linear(1, 1)).update(nn.Linear(1, 1), 1.5), lambda s: EMA(nn.Linear(1, 1)).update(nn.Linear(1, 1), 1))
-row('core.check_batch', 'pass a floating-point tensor of shape (B, ...)', lambda: folders.to_bytes(torch.ones(1, 3, 2, 2).long()), lambda s: folders.to_bytes(torch.ones(1, 3, 2, 2)))
+row('core.check_batch', 'pass a floating-point tensor of shape (B, ...)', lambda: pixels.to_bytes(torch.ones(1, 3, 2, 2).long()), lambda s: pixels.to_bytes(torch.ones(1, 3, 2, 2)))
 row('core.check_levels', 'pass noise levels such as grid[n], not the indices n', lambda: core.per_sample(torch.tensor([0, 1, 2, 3]), x), lambda s: core.per_sample(code(s, r'such as (\S+),', n=torch.tensor([0, 1, 2, 3])), x))
 row('core.check_levels', 'pass a number or one level per sample, shape (4,)', lambda: core.per_sample(t[:3], x), lambda s: core.per_sample(t, x), lambda s: core.per_sample(2., x))
 row('core.check_index', 'whole numbers (torch.long) of shape (B,), from 0 to 4', lambda: neighbours(t, grid), lambda s: neighbours(torch.tensor([0, 4]), grid))
@@ -233,15 +233,15 @@ row('checkpoints.load', 'leave kind out', lambda: load('avatars32-cd', kind='Den
 
 # ---- pictures and data sets
 
-row('folders.check_bytes', 'pass pictures as bytes (torch.uint8) of shape (B, C, H, W)', lambda: Images(x), lambda s: Images(u8))
-row('folders.check_channels', 'channels 1 or 3 are possible', lambda: (png('p/a.png'), dataset('p', size=8, channels=4)), lambda s: [dataset('p', size=8, channels=c) for c in (1, 3)])
+row('pixels.check_bytes', 'pass pictures as bytes (torch.uint8) of shape (B, C, H, W)', lambda: Images(x), lambda s: Images(u8))
+row('pixels.check_channels', 'channels 1 or 3 are possible', lambda: (png('p/a.png'), dataset('p', size=8, channels=4)), lambda s: [dataset('p', size=8, channels=c) for c in (1, 3)])
 def odd_tiff():
     Image.fromarray(np.full((8, 8), 1e6, np.float32)).save('a.tif')
-    folders.read_picture('a.tif', 8)
+    pixels.read_picture('a.tif', 8)
 def saved_with(bits):
     Image.fromarray(np.zeros((8, 8), dict(eight=np.uint8, sixteen=np.uint16)[bits])).save('a.tif')
-    folders.read_picture('a.tif', 8)
-row('folders.read_square', 'have no known range: save it with 8 or 16 bits', odd_tiff, lambda s: saved_with('eight'), lambda s: saved_with('sixteen'))
+    pixels.read_picture('a.tif', 8)
+row('pixels.read_square', 'have no known range: save it with 8 or 16 bits', odd_tiff, lambda s: saved_with('eight'), lambda s: saved_with('sixteen'))
 def bad_picture():
     png('p/a.png')
     Path('p/b.png').write_text('no picture')
@@ -253,7 +253,12 @@ def away(s):
     Path('p/b.png').unlink()
     assert len(dataset('p', size=8)) == 1
 row('folders.read_all', 'mend it, replace it or take it away', bad_picture, replaced, away)
-row('folders.write_picture', 'pass a batch of one, and a name that ends in .png', lambda: folders.write_picture(x, 'a.xyz'), lambda s: folders.write_picture(x[:1], 'a.png'))
+def dead_link():
+    png('p/a.png')
+    Path('p/b.png').symlink_to('gone.png')
+    dataset('p', size=8)
+row('folders.fingerprint', 'mend it, replace it or take it away', dead_link, lambda s: (Path('p/b.png').unlink(), replaced(s)), away)
+row('pixels.write_picture', 'pass a batch of one, and a name that ends in .png', lambda: pixels.write_picture(x, 'a.xyz'), lambda s: pixels.write_picture(x[:1], 'a.png'))
 def labelled_folder(table):
     for k in 'ab': png(f'p/{k}/1.png')
     Path('p/dataset.json').write_text(table if isinstance(table, str) else json.dumps(table))
@@ -270,7 +275,7 @@ def packed(cut=0):
     with zipfile.ZipFile('s.zip', 'w') as z: z.write('a.png')
     Path('s.zip').write_bytes(Path('s.zip').read_bytes()[:-cut or None])
     return dataset('s.zip', size=8)
-row('sets.open_zip', 'copy or pack it again', lambda: packed(30), lambda s: packed())
+row('folders.open_zip', 'copy or pack it again', lambda: packed(30), lambda s: packed())
 def lmdbs(which=''):
     import lmdb
     for n in () if Path('base').exists() else ('one', 'two'):
@@ -663,9 +668,9 @@ def begin_cell(run): return next(c['id'] for c in json.loads((ROOT/f'nbs/{run}.i
 ADVICE = re.compile(r'\b(pass|set|choose|take|give|leave|remove|use|fetch|make|mend|turn|repeat|replace|copy|put|ask|save|build|connect|install|wait|name one|say at|valid ones|must be|such as|needed)\b')
 ELSEWHERE = {   # function -> why no row does what it says
     'cache.read_tensors': 'says what is wrong, no more', 'checkpoints.fetch': 'a name on the hub: needs a network', 'checkpoints.find': 'has a row',
-    'data.avatars': 'pip install', 'distances._build': 'pip install', 'exchange.optional': 'pip install', 'features.__init__': 'pip install', 'sets.open_lmdb': 'pip install', 'sets.cifar10': 'has a row',
+    'data.avatars': 'pip install', 'distances._build': 'pip install', 'exchange.optional': 'pip install', 'features.__init__': 'pip install', 'folders.open_lmdb': 'pip install', 'sets.cifar10': 'has a row',
     'exchange.onnx_gap': 'tests/test_checkpoints.py', 'names.spec_from_diffusers': 'tests/test_golden_adm.py', 'foreign.gather': 'of a broken file', 'foreign.tensor': 'of a broken file', 'foreign.array': 'of a broken file',
-    'folders.eight_bits': 'reached by read_square, which has a row', 'folders.to_bytes': 'a network that draws NaN', 'features.byte_images': 'has a row', 'launch.true_or_false': 'reached by argparse: the row of `both`',
+    'pixels.eight_bits': 'reached by read_square, which has a row', 'pixels.to_bytes': 'a network that draws NaN', 'features.byte_images': 'has a row', 'launch.true_or_false': 'reached by argparse: the row of `both`',
     'runs.begin': 'in NOTEBOOKS', 'launch.launch': 'tests/test_processes.py', 'stream.run_jobs': 'tests/test_evaluate.py', 'train.step': 'says what is wrong', 'files.__exit__': 'says what is left', 'core.door': 'for who writes a rule',
     'grid.check_grid': 'has a row', 'evaluate.feature_rows': 'has a row', 'npz.write': 'says what is wrong', 'formats.edm_spec': 'says what is wrong', 'sets.downsampled': 'says what is wrong', 'watch.check_tracker': 'has a row',
     'foreign.read_pt': 'says what is wrong', 'formats.fill': 'says what is wrong', 'train.resume': 'says what is wrong', 'exchange.to_diffusers': 'says what is wrong', 'exchange.read_json': 'says what is wrong',

@@ -10,7 +10,8 @@ from torchvision.datasets import CIFAR10
 from consistency_nb import data as D, sets
 from consistency_nb.cache import digest
 from consistency_nb.data import Folder, Images, check_sigma_data, dataset, imagenet, measure_sigma_data, pictures, to_bytes
-from consistency_nb.folders import Files, class_labels, fingerprint, picture_files, read_square, square, upright
+from consistency_nb.folders import Files, class_labels, fingerprint, picture_files
+from consistency_nb.pixels import read_square, square, upright
 from consistency_nb.sets import Mapped, read_arrays
 
 RNG = np.random.default_rng(0)

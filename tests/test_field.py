@@ -13,7 +13,8 @@ from consistency_nb.data import Images, dataset
 from consistency_nb.distances import l2
 from consistency_nb.edit import colorize, denoise, inpaint, interpolate, stroke, super_resolve
 from consistency_nb.foreign import read_pt
-from consistency_nb.folders import Folder, read_picture, shown_size, upright
+from consistency_nb.folders import Folder
+from consistency_nb.pixels import read_picture, shown_size, upright
 from consistency_nb.grid import karras_grid
 from consistency_nb.ncsnpp import SongUNet
 from consistency_nb.nets import UNet, mix

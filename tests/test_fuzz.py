@@ -152,11 +152,15 @@ def files(tmp) -> dict:
     images, folder = sets.Images(bytes_), folders.Folder(folders.Files(tmp/'zoo', ['a/1.png', 'b/2.png'], 8))
     whole = presets.preset('avatars32_cd')
     return {
-        'folders': dict(
+        'pixels': dict(
             check_bytes=part(b=batch), as_floats=Row(b=batch, flip=flip, ok='flip.meta'), to_bytes=Row(x=batch.float(), ok='x.rank x.batch'), eight_bits=part(im=pic), upright=part(im=pic), middle=part(im=pic, w=4, h=4), square=part(im=pic, size=8),
-            check_channels=part(channels=3), read_square=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), read_picture=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), shown_size=part(file=tmp/'zoo'/'a'/'1.png'), write_picture=Row(x=batch[:1].float(), path=out/'zoo.png'),
+            check_channels=part(channels=3), read_square=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), read_picture=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), shown_size=part(file=tmp/'zoo'/'a'/'1.png'), write_picture=Row(x=batch[:1].float(), path=out/'zoo.png')),
+        'folders': dict(
             picture_files=Row(folder=tmp/'zoo', ok='folder.empty folder.unknown'), class_labels=part(names=['a/1.png', 'b/2.png']), class_names=part(names=['a/1.png', 'b/2.png']), is_picture=part(name='a/1.png'), in_order=part(names=['a/1.png']),
-            stated_labels=part(table='{"labels": null}', names=['a/1.png']), threads_of=part(process=0, threads=1), Files=part(folder=tmp/'zoo', names=['a/1.png'], size=8, channels=3),
+            shared_folders=part(names=['a/1.png', 'b/2.png']), tops=part(names=['a/1.png', 'b/2.png']),
+            stated_labels=part(table='{"labels": null}', names=['a/1.png']),
+            open_lmdb=part(lambda folder: None, folder=tmp), Records=part(lambda folder: None, folder=tmp), some=part(names=['a']),
+            now=part(path=tmp/'a.npy'), open_zip=part(lambda path: None, path=tmp), Zipped=part(lambda path: None, path=tmp), threads_of=part(process=0, threads=1), Files=part(folder=tmp/'zoo', names=['a/1.png'], size=8, channels=3),
             faults=part(pictures=folder.pictures), read_all=part(pictures=folder.pictures), fingerprint=part(folder=tmp/'zoo', names=['a/1.png']), check_set=part(count=2, labels=index, name='x'),
             Folder=[Row(pictures=Own(folder.pictures), labels=index, threads=1), Row(folder.batch, index=index, flip=Own(flip[:2]))]),
         'cache': dict(
@@ -164,8 +168,8 @@ def files(tmp) -> dict:
             write_tensors=part(path=tmp/'t.safetensors', facts={}, tensors=dict(a=batch)), read_tensors=Row(path=tmp/'read.safetensors'), cached=part(path=tmp/'kept.safetensors', make=lambda: ({}, dict(a=batch)))),
         'sets': dict(
             Images=[Row(images=batch, labels=torch.arange(4), ok='labels.meta'), Row(images.batch, index=index, flip=Own(flip[:2]), ok='index.batch')],
-            open_lmdb=part(lambda folder: None, folder=tmp), Records=part(lambda folder: None, folder=tmp), cached_images=part(lambda name: None, name='x'), listed=part(path=tmp/'zoo', size=8, channels=3), classes_of=part(found=folder.pictures), some=part(names=['a']),
-            now=part(path=tmp/'a.npy'), open_zip=part(lambda path: None, path=tmp), Zipped=part(lambda path: None, path=tmp), map_array=part(lambda path: None, path=tmp), Mapped=part(path=tmp/'a.npy'),
+            cached_images=part(lambda name: None, name='x'), listed=part(path=tmp/'zoo', size=8, channels=3), classes_of=part(found=folder.pictures),
+            map_array=part(lambda path: None, path=tmp), Mapped=part(path=tmp/'a.npy'),
             pictures=Row(folder=tmp/'zoo', size=8, channels=3, memory=1., ok='memory.zero memory.huge'), channels_first=Row(a=bytes_.numpy(), name=Own('x'), ok='a.empty'), read_arrays=Row(path=tmp/'a.npy'),
             arrays=Row(path=tmp/'a.npy', size=8, memory=1., ok='memory.zero memory.huge'), cifar10=Row(root=tmp/'cifar10', dry=True), folder_ranks=part(lambda table: 0, table=tmp), downsampled=part(lambda files: None, files=[]), imagenet=Row(folder=tmp/'imagenet', size=64, dry=True)),
         'data': dict(
