@@ -7,7 +7,7 @@ __all__ = ['user_path', 'sync_folder', 'write_whole', 'checksum', 'digest', 'wri
            'cached']
 
 # %% ../nbs/14d_cache.ipynb #ca2d4a4d
-import hashlib, json, os, warnings
+import glob, hashlib, json, os, time, warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,6 +47,8 @@ def write_whole(
         os.replace(tmp, path)
         sync_folder(path.parent)
     finally: tmp.unlink(missing_ok=True)
+    for left in path.parent.glob(f'.{glob.escape(path.name)}.*'):   # of processes that were killed
+        if time.time() - left.stat().st_mtime > 3600: left.unlink(missing_ok=True)
 
 # %% ../nbs/14d_cache.ipynb #0da341de
 def checksum(

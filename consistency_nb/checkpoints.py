@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from .cache import user_path, write_whole
 from .formats import (NETS, OPENAI, about, blank, described, fill, load_edm, load_jcm, load_openai, make_net,
                                     place)
-from .exchange import STEM, from_diffusers, optional, to_diffusers, to_onnx
+from .exchange import STEM, from_diffusers, network_in, optional, to_diffusers, to_onnx
 from .precond import Denoiser
 from . import sample   # gives every model its `sample`
 
@@ -77,16 +77,17 @@ def load_own(path: Path) -> Denoiser:  # or Consistency
 OPENERS = {'.safetensors': load_own, '.pt': load_openai, '.pkl': load_edm, '': load_jcm, 'folder': from_diffusers}
 
 # %% ../nbs/18_checkpoints.ipynb #ab99e370
-ON_HUB = ('model.safetensors', 'model_index.json', 'unet/config.json', 'scheduler/scheduler_config.json')
+ON_HUB = ('model.safetensors', 'model_index.json', 'config.json', 'unet/config.json', 'unet_ema/config.json',
+          'scheduler/scheduler_config.json')
 
 def fetch(
     repo_id: str,  # 'user/name'
 ) -> Path:         # its folder in the local cache
-    "The files of a model on the Hugging Face hub: ours, or those of a diffusers pipeline."
-    weights = f'unet/{STEM}'
+    "The files of a model on the Hugging Face hub: ours, or those of a diffusers pipeline or network."
     get = partial(optional('huggingface_hub', 'the Hugging Face hub').snapshot_download, repo_id)
     try:
-        path = Path(get(allow_patterns=[*ON_HUB, f'{weights}.safetensors']))
+        path = Path(get(allow_patterns=[*ON_HUB, f'unet/{STEM}.safetensors']))
+        weights = (network_in(path)/STEM).relative_to(path).as_posix()
         for others in ('*.safetensors', '*.json'), ('.bin',):   # variants and shards with their index; else a pickle
             if (path/'model.safetensors').exists() or [*path.glob(f'{weights}*')]: break
             get(allow_patterns=[weights + end for end in others])

@@ -207,7 +207,7 @@ def check_set(count: int, labels: Tensor | None, name: str):
     if not count: raise ValueError(f'{name} holds no pictures')
     if labels is not None and len(labels) != count:
         raise ValueError(f'{name}: {len(labels)} labels for {count} pictures')
-    if labels is not None: check_index(2**31, labels=labels)
+    if labels is not None: check_index(2**31, **{f'the labels of {name}': labels})
 
 # %% ../nbs/14c_folders.ipynb #49cf05bc
 @lru_cache(None)

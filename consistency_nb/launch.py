@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TRAIN', 'EACH', 'distance_of', 'step_of', 'family', 'way_out', 'familiar', 'first_weights', 'parts_of', 'measured',
-           'adapted', 'fit_in', 'model_of', 'launch', 'check_options', 'true_or_false', 'read_options', 'plain',
-           'read_preset', 'main']
+           'adapted', 'write_preset', 'fit_in', 'model_of', 'write_model', 'launch', 'check_options', 'true_or_false',
+           'read_options', 'plain', 'read_preset', 'main']
 
 # %% ../nbs/18a_launch.ipynb #96f5494c
-import argparse, dataclasses, json, os, re, shlex, sys
+import argparse, dataclasses, json, os, re, shlex, sys, tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 from .core import check_numbers, check_seed, limits, number
 from .solvers import euler_step, heun_step
-from .cache import user_path
+from .cache import user_path, write_whole
 from .distances import LPIPS, l1, l2, pseudo_huber
 from .data import check_sigma_data, dataset, pixel_moments
 from .presets import PRESETS, Preset, need_preset, override, preset as find_preset
@@ -29,7 +29,7 @@ from .files import CHECKPOINT, Interrupt, Save, check_folder, go_on, held, run_f
 from .watch import Watch, check_tracker, pictures
 from .parallel import place_of
 from .processes import enough_devices, follow_parent, start
-from .checkpoints import load, make_net, save
+from .checkpoints import load, make_net, read, save
 
 # %% ../nbs/18a_launch.ipynb #fa0c610c
 @limits(p=need_preset)
@@ -55,8 +55,10 @@ def way_out(p: Preset) -> str:
     yours, teacher = f'-p data {shlex.quote(p.data)} -p image_size {p.image_size}', f'{name[:-len(p.method)]}edm'
     then, fresh = '-p teacher runs/edm', ''
     if p.method == 'ct': then, fresh = '-p init runs/edm', ', or without a teacher by -p init random'
+    fits = name.startswith('avatars32') and p.net.get('in_channels', 3) == 3
+    begins = '; with few pictures the first may begin by -p init avatars32-edm' * fits
     return (f'Train a diffusion model of your pictures, and begin with it{fresh} (other parameters of yours, such as '
-            'minutes, go with both commands):\n'
+            f'minutes, go with both commands{begins}):\n'
             f'  papermill nbs/train_edm.ipynb edm.ipynb -p preset {teacher} {yours} -p out_dir runs/edm\n'
             f'  papermill nbs/train_{p.method}.ipynb {p.method}.ipynb -p preset {name} {yours} {then} '
             f'-p out_dir runs/{p.method}')
@@ -138,6 +140,13 @@ def adapted(p: Preset, changes: dict) -> Preset:   # `changes`: as for `override
 # %% ../nbs/18a_launch.ipynb #428c0f19
 TRAIN = [sys.executable, '-m', 'consistency_nb.launch']
 
+def write_preset(run: Run, out: Path):
+    "Say in preset.json what a run is, once its folder has let it begin."
+    if not run.place.main: return
+    p = run.p if run.minutes else override(run.p, iterations=run.K)   # a run that was meant to be longer stays so
+    text = json.dumps(dataclasses.asdict(p), indent=1)
+    write_whole(out/'preset.json', lambda to: to.write_text(text, encoding='utf-8'))
+
 @limits(log_every=number(least=0), save_every=number(least=0))
 def fit_in(
     out_dir: str | Path,       # made if missing; a checkpoint found there is continued
@@ -158,13 +167,29 @@ def fit_in(
     if run.place.main: check_sigma_data(parts.data, p.sigma_data)
     watch = Watch(out, options.tracker, log_every, bar, on_log)
     with held(out, run.place.main):
-        return train(go_on(run, out), (Interrupt(), Clock(options.minutes), watch, Save(out, save_every, watch)))
+        write_preset(go_on(run, out), out)
+        return train(run, (Interrupt(), Clock(options.minutes), watch, Save(out, save_every, watch)))
 
 # %% ../nbs/18a_launch.ipynb #c6b35e41
 def model_of(run: Run) -> Callable | None:
     "The function that a run has trained; of a run in shards, in the main process only. All processes call this."
     net = run.place.sampler(run.ema.module)
     return run.averaged if net is run.ema.module else net and wrap(net, run.p)
+
+def write_model(
+    model: Denoiser,     # or Consistency
+    path: str | Path,    # ends in .safetensors
+    p: Preset,           # of the run
+    data,                # what it was trained on
+    half: bool = False,  # as for `save`
+    **facts,             # besides, such as levels; those of the file that was there stay where none are given
+):
+    "Tell a model what is known of it, and save it."
+    path = Path(path)
+    levels = read(path)[0]['facts'].get('levels') if path.exists() else None
+    model.facts |= dict(data=data.name) | ({'levels': levels} if levels else {}) | facts
+    if data.classes and p.net.get('num_classes'): model.facts['classes'] = list(data.classes)
+    save(model, path, half=half)
 
 # %% ../nbs/18a_launch.ipynb #01d16edc
 def launch(
@@ -180,9 +205,9 @@ def launch(
     check_run(p, parts, options)
     out = Path(out_dir).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    words = dict(preset=out/'preset.json', out_dir=out) | {n: getattr(options, n) for n in EACH}
-    with held(out, options.node_rank == 0):
-        (out/'preset.json').write_text(json.dumps(dataclasses.asdict(p), indent=1), encoding='utf-8')
+    with held(out, options.node_rank == 0), tempfile.TemporaryDirectory() as asked:
+        words = dict(preset=Path(asked)/'preset.json', out_dir=out) | {n: getattr(options, n) for n in EACH}
+        words['preset'].write_text(json.dumps(dataclasses.asdict(p)), encoding='utf-8')
         start(TRAIN + [s for n, v in words.items() for s in (f'--{n}', str(v))], options)
     if not (out/CHECKPOINT).exists():
         raise RuntimeError(f'stopped before the first checkpoint in {out.name}: the same call begins again')
@@ -245,11 +270,9 @@ def main(argv: list[str] | None = None):
     follow_parent()
     first = os.environ.get('RANK', '0') == '0'
     out, parts = run_folder(out_dir, first), parts_of(p, options)
-    if first:
-        (out/'preset.json').write_text(json.dumps(dataclasses.asdict(p), indent=1), encoding='utf-8')
     run = fit_in(out, p, parts, options, pictures(parts.data.shape, out))
     model = model_of(run)
-    if run.place.main and run.k == run.K: save(model, out/'model.safetensors')
+    if run.place.main and run.k == run.K: write_model(model, out/'model.safetensors', p, parts.data)
     if dist.is_initialized(): dist.destroy_process_group()
 
 # %% ../nbs/18a_launch.ipynb #c7df7cec

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
-from .core import check_batch, check_numbers, limits, whole
+from .core import check_batch, check_numbers, limits, readable, whole
 
 # %% ../nbs/12_nets.ipynb #d9c1bce9
 class Step(NamedTuple):
@@ -204,8 +204,7 @@ def check_inputs(net: nn.Module, x: Tensor, c_noise: Tensor, y: Tensor | None): 
     if y is None and (K is None or not net.needs_label): return
     if K is None: raise ValueError('this network knows no classes: leave y out')
     right = isinstance(y, Tensor) and y.shape == B and y.dtype in (torch.int64, torch.int32)
-    if right and y.device.type == 'cpu' and not torch.compiler.is_compiling():   # elsewhere a look would wait
-        right = bool(((y >= -1) & (y < K)).all())
+    if right and readable(y): right = bool(((y >= -1) & (y < K)).all())
     if not right: raise ValueError(f'this network knows {K} classes: pass class labels y of shape {(*B,)}, one class '
                                    f'index per image, whole numbers (torch.long) in 0..{K - 1}, or -1 for any class')
 

@@ -102,7 +102,8 @@ def read_npz(
     try:
         with np.load(path, allow_pickle=False) as f: return {k: np.asarray(f[k]) for k in names if k in f.files}
     except Exception as e:
-        why = f'({type(e).__name__}: {e}): pass a whole one, such as np.savez writes'
+        no_npz = 'it is none' if 'you trust' in str(e) else f'{type(e).__name__}: {e}'   # numpy would have it unpickled
+        why = f'({no_npz}): pass a whole one, such as np.savez writes'
         raise ValueError(f'{Path(path).name} cannot be read as a .npz file of numbers {why}') from e
 
 # %% ../nbs/20c_npz.ipynb #19b08b42

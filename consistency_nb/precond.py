@@ -60,7 +60,8 @@ class Denoiser(nn.Module):
     ) -> Tensor:  # (B, C, H, W) clean images, in the dtype of x
         t = per_sample(t, x)
         c_skip, c_out, c_in = (append_dims(c, x) for c in self.scalings(t))
-        return torch.addcmul(c_skip * x, c_out, self.raw(c_in * x, t.log() / 4, y).to(t.dtype)).to(x.dtype)
+        c_noise = (t + 1e-9 * (t == 0)).log() / 4   # level 0 has no logarithm; there c_out is next to nothing
+        return torch.addcmul(c_skip * x, c_out, self.raw(c_in * x, c_noise, y).to(t.dtype)).to(x.dtype)
 
     def raw(self, x: Tensor, c_noise: Tensor, y: Tensor | None) -> Tensor:
         "The network itself, in its own dtype or under autocast."

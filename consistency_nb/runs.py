@@ -17,14 +17,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 from .core import limits, whole
-from .checkpoints import save
 from .cost import estimate, passes
 from .data import Images, held_out
 from .evaluate import class_rate, evaluate, floor
 from .features import extract
 from .folders import Folder
 from .pixels import as_floats, to_bytes
-from .launch import adapted, launch
+from .launch import adapted, launch, write_model
 from .precond import Consistency, Denoiser
 from .presets import Preset, preset as find_preset, read_parameters
 from .references import reference
@@ -56,7 +55,7 @@ def begin(
     method: str,     # of the notebook: 'edm', 'cd', 'ct' or 'pd'
     minutes: float,  # training time of the embedded default, where minutes=-1
 ) -> Begun:
-    "Check the parameters, make the folder, write the preset. SystemExit after a dry run."
+    "Check the parameters, make the folder. SystemExit after a dry run."
     p = adapted(find_preset(given['preset']), read_parameters(declared, given))
     if p.method != method: raise ValueError(f"{p.name} is a preset for {p.method}: use nbs/train_{p.method}.ipynb")
     if given['dry_run']:
@@ -67,8 +66,6 @@ def begin(
     names = [f.name for f in dataclasses.fields(Options) if f.name in given]
     options = Options(**{n: given[n] for n in names} | dict(minutes=minutes))
     out = run_folder(given['out_dir'], options.node_rank == 0)
-    if options.node_rank == 0:
-        (out/'preset.json').write_text(json.dumps(dataclasses.asdict(p), indent=1), encoding='utf-8')
     where = f"everything is written to {given['out_dir']}; the newest pictures are in latest.png there"
     print(f'{p.name}: {where}', flush=True)
     return Begun(p, out, options, given['samples'])
@@ -196,10 +193,8 @@ def keep(
     name: str = 'model',    # of the file
     **facts,                # besides, such as levels
 ):
-    "Tell the model what is known of it, and save it, before anything is measured."
-    model.facts |= dict(data=data.name) | facts
-    if data.classes and b.p.net.get('num_classes'): model.facts['classes'] = list(data.classes)
-    save(model, b.out/f'{name}.safetensors', half=True)
+    "Save a model with what is known of it, before anything is measured."
+    write_model(model, b.out/f'{name}.safetensors', b.p, data, half=True, **facts)
 
 # %% ../nbs/21b_runs.ipynb #e780d258
 def write_report(

@@ -221,7 +221,12 @@ def of_class(
     return lambda x, t: model(x, t, chosen.repeat(len(x) // len(chosen)).to(x.device))
 
 # %% ../nbs/06_sample.ipynb #75defa77
-@limits(model=_model, n=whole(1, 2**24), seed=whole(0, 2**31))
+def _shape(shape):
+    "A rule: the shape of an image."
+    if not isinstance(shape, (tuple, list, torch.Size)) or len(shape) != 3:
+        raise ValueError(f'shape={shape!r}: pass (C, H, W), such as (3, 32, 32)')
+
+@limits(model=_model, n=whole(1, 2**24), seed=whole(0, 2**31), shape=_shape)
 def draw(
     model: Denoiser,  # as for `sampler`
     n: int = 16,  # images

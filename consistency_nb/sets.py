@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from .core import check_index, limits, number, whole
-from .pixels import ENDINGS, as_floats, check_bytes, check_channels
+from .pixels import ENDINGS, READING, as_floats, check_bytes, check_channels
 from .folders import (Files, Folder, Records, Zipped, check_set, class_labels, class_names, fingerprint, now,
                                     picture_files, read_all, shared_folders, some, stated_labels)
 from .cache import cache_folder, cached
@@ -105,7 +105,7 @@ def pictures(
     def make():
         if len(found) > 5000: print(f'preparing {len(found):,} pictures of {name} at {size} px, once', flush=True)
         return read_all(found)
-    mark = fingerprint(*found.source(), size, channels)
+    mark = fingerprint(*found.source(), size, channels, READING)
     return Images(cached_images(f'{name}-{size}-{mark}', make), name, labels, known)
 
 # %% ../nbs/14e_sets.ipynb #fd2709b9

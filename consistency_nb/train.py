@@ -199,8 +199,9 @@ def resume(
 ) -> Run:
     "Go on where another run was. ValueError if that had another preset or seed."
     asked, had = (dict(f['preset'], seed=f['seed']) for f in json.loads(json.dumps([facts_of(run), facts])))
-    other = [n for n in asked if asked[n] != had.get(n) and n != 'iterations']
-    if other: raise ValueError(f"this is the checkpoint of a run with another {', '.join(other)}")
+    other = {n: had.get(n) for n in asked if asked[n] != had.get(n) and n != 'iterations'}
+    brief = {n: f'{n} ({v!r}, not {asked[n]!r})' if isinstance(v, (int, float, str)) else n for n, v in other.items()}
+    if other: raise ValueError(f"this is the checkpoint of a run with another {', '.join(brief.values())}")
     set_tensors(run, tensors)
     run.k, run.K, run.seconds = facts['k'], length(run, facts), facts['seconds']
     run.scaler.load_state_dict(facts['scaler'])

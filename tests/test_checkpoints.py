@@ -478,3 +478,17 @@ def test_other_endings(tmp_path):
     with pytest.raises(ValueError, match='a.ckpt: models have one of the endings .safetensors, .pt, .pkl, or none'): load(tmp_path/'a.ckpt')
     (tmp_path/'a').mkdir()
     with pytest.raises(FileNotFoundError, match='no model'): load(tmp_path/'a')
+
+@pytest.mark.parametrize('inside', ['', 'unet/', 'unet_ema/'])
+def test_hub_network_alone(inside, pipeline, tmp_path, monkeypatch):
+    "A UNet2DModel without a pipeline around it, or its average."
+    home, cache = tmp_path/'home', tmp_path/'cache'
+    shutil.copytree(pipeline/'unet', home/inside)
+    def snapshot_download(repo_id, allow_patterns):
+        for p in (f.relative_to(home) for pattern in allow_patterns for f in home.glob(pattern)):
+            (cache/p).parent.mkdir(parents=True, exist_ok=True)
+            (cache/p).write_bytes((home/p).read_bytes())
+        return str(cache)
+    hub(monkeypatch, snapshot_download=snapshot_download)
+    with pytest.raises(ValueError, match="holds a network alone: pass kind='Consistency' or 'Denoiser'"): load('some/one')
+    assert type(load('some/one', kind='Denoiser')) is Denoiser

@@ -1,5 +1,5 @@
 "Faults that people met with comparable tools: each of these was silent, or stuck, once."
-import copy, io, json, multiprocessing, pickle, struct, zipfile
+import copy, io, json, multiprocessing, os, pickle, struct, zipfile
 
 import numpy as np
 import pytest
@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 from consistency_nb.adm import ADMUNet
 from consistency_nb.checkpoints import load, save
-from consistency_nb.data import Images, dataset
+from consistency_nb.cache import write_whole
+from consistency_nb.data import Images, dataset, say_once
 from consistency_nb.distances import l2
 from consistency_nb.edit import colorize, denoise, inpaint, interpolate, stroke, super_resolve
 from consistency_nb.foreign import read_pt
@@ -19,7 +20,7 @@ from consistency_nb.grid import karras_grid
 from consistency_nb.ncsnpp import SongUNet
 from consistency_nb.nets import UNet, mix
 from consistency_nb.place import Options, Parts
-from consistency_nb.precond import Consistency
+from consistency_nb.precond import Consistency, Denoiser
 from consistency_nb.presets import override, preset
 from consistency_nb.references import summarize
 from consistency_nb.sample import multistep, of_class, onestep
@@ -428,3 +429,80 @@ def test_a_zip_in_capitals(tmp_path):
     picture(8, 8).save(tmp_path/'0.png')
     with zipfile.ZipFile(tmp_path/'X.ZIP', 'w') as z: z.write(tmp_path/'0.png', '0.png')
     assert len(dataset(tmp_path/'X.ZIP', size=8)) == 1
+
+# ---- what a zip brings along, labels that nobody has, masks on nothing
+
+def zipped(where, names, extra={}):
+    with zipfile.ZipFile(where, 'w') as z:
+        for n in names:
+            file = io.BytesIO()
+            picture(8, 8).save(file, 'PNG')
+            z.writestr(n, file.getvalue())
+        for n, text in extra.items(): z.writestr(n, text)
+    return where
+
+@pytest.mark.parametrize('around', ['', 'all/', 'all/of/'])
+@pytest.mark.parametrize('kind', ['zip', 'folder'])
+def test_folders_around_all_pictures_are_no_classes(around, kind, tmp_path, capsys):
+    where = zipped(tmp_path/'s.zip', [f'{around}{c}/{i}.png' for c in ('cat', 'dog') for i in range(2)])
+    if kind == 'folder':
+        with zipfile.ZipFile(where) as z: z.extractall(tmp_path/'s')
+        where = tmp_path/'s'
+    data = dataset(where, size=8)
+    assert data.classes == ('cat', 'dog') and data.labels.tolist() == [0, 0, 1, 1]
+
+@pytest.mark.parametrize('at', ['', 'top/'])
+def test_labels_that_lie_beside_the_pictures_of_a_zip(at, tmp_path):
+    names = [f'00000/{i}.png' for i in range(3)] + ['00001/3.png']
+    table = json.dumps(dict(labels=[[n, 3 - i] for i, n in enumerate(names)]))
+    data = dataset(zipped(tmp_path/'s.zip', [at + n for n in names], {f'{at}dataset.json': table}), size=8)
+    assert data.labels.tolist() == [3, 2, 1, 0] and data.classes == ()
+
+@pytest.mark.parametrize('labels, said', [([1, 2, 3, 3], 'no picture has 1 of the labels 0 to 3 (the first is 0)'), ([0, 2, 9, 9], 'no picture has 7 of the labels 0 to 9 (the first is 1)'), ([0, 1, 1, 0], '')], ids=str)
+def test_class_numbers_that_nobody_has_are_told(labels, said, tmp_path, capsys):
+    np.savez(tmp_path/'x.npz', np.zeros((4, 8, 8, 3), np.uint8), labels)
+    dataset(tmp_path/'x.npz', size=8)
+    out = capsys.readouterr().out
+    assert said in out if said else not out
+    say_once.cache_clear()
+
+def test_a_mask_on_nothing_asks_for_nothing(tmp_path):
+    layer = Image.new('RGBA', (8, 8), (0, 0, 0, 0))
+    layer.paste((255, 255, 255, 255), (4, 0, 8, 8))
+    layer.save(tmp_path/'mask.png')
+    mask = read_picture(tmp_path/'mask.png', 8, 1, 'black')[0, 0]
+    assert mask[:, :4].eq(-1).all() and mask[:, 4:].eq(1).all()
+
+def test_dead_links_are_named(tmp_path):
+    picture().save(tmp_path/'a.png')
+    (tmp_path/'b.png').symlink_to(tmp_path/'gone.png')
+    for how in dict(), dict(memory=0):
+        with pytest.raises(ValueError, match='b.png cannot be (opened|read as a picture).*mend it, replace it or take it away'): dataset(tmp_path, size=8, **how).batch(torch.arange(2))
+
+# ---- level 0, per-sample transforms, shapes
+
+@pytest.mark.parametrize('kind', [Consistency, Denoiser])
+def test_level_0_is_no_hole(kind):
+    f, x = kind(small_model().net), torch.randn(2, 3, 8, 8)
+    assert_close(f(x, 0.), x, rtol=0, atol=.02)
+    assert f(x, torch.tensor([0., 1.])).isfinite().all()
+    _, v = torch.func.jvp(lambda t: f(x, t), (torch.zeros(2),), (torch.ones(2),))
+    assert v.isfinite().all()
+
+def test_labels_within_vmap():
+    net = UNet(channels=(8, 8), blocks=1, emb=8, patch=1, num_classes=3)
+    f, x, y = Consistency(net.eval().requires_grad_(False)), torch.randn(3, 3, 8, 8), torch.arange(3)
+    assert_close(torch.func.vmap(lambda a, k: f(a[None], 5., k[None])[0])(x, y), f(x, 5., y))
+
+@pytest.mark.parametrize('shape', [32, (32, 32), '32'], ids=str)
+def test_shapes_have_three_numbers(shape):
+    with pytest.raises(ValueError, match='pass .C, H, W., such as .3, 32, 32.'): small_model().sample(1, shape=shape)
+
+# ---- what killed processes leave
+
+def test_leftovers_of_killed_writers_go(tmp_path):
+    old, young, other = (tmp_path/n for n in ('.x.npz.123', '.x.npz.124', '.y.npz.123'))
+    for p in (old, young, other): p.write_text('half')
+    for p in (old, other): os.utime(p, (0, 0))
+    write_whole(tmp_path/'x.npz', lambda p: p.write_text('whole'))
+    assert not old.exists() and young.exists() and other.exists() and (tmp_path/'x.npz').read_text() == 'whole'

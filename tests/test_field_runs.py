@@ -7,10 +7,10 @@ import papermill, pytest
 import torch
 from PIL import Image
 
-from consistency_nb.checkpoints import load
+from consistency_nb.checkpoints import load, save
 from consistency_nb.data import Images
 from consistency_nb.files import HELD, go_on, run_folder
-from consistency_nb.launch import adapted, fit_in, launch, parts_of
+from consistency_nb.launch import adapted, fit_in, launch, main as launch_main, parts_of
 from consistency_nb.nets import UNet
 from consistency_nb.place import Options, Parts
 from consistency_nb.presets import override, preset
@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FEW = dict(iterations=4, minutes=0, batch=4, samples=0, device='cpu')
 ENV = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
 RNG = np.random.default_rng(0)
+BRIEF = ['--preset', 'avatars32_ct', '--data', 'avatars32-100', '--batch', '4', '--device', 'cpu']   # of the command line
 
 def run(name, out, cwd=None, **parameters):
     "A notebook with parameters, in a working directory; everything lands in `out`."
@@ -174,3 +175,49 @@ def test_pictures_that_changed_are_said(now, said, tmp_path, capfd):
     assert 'it has reached its end: with more iterations it goes on' in capfd.readouterr().out
     assert go(tmp_path, now, override(TINY, iterations=4)).k == 5
     assert 'it keeps its 5 steps, though 4 were asked for: a run can only be made longer' in capfd.readouterr().out
+
+# ---- what a folder says of its run
+
+def test_a_refused_call_leaves_the_preset_alone(tmp_path):
+    launch_main(BRIEF + ['--out_dir', str(tmp_path), '--iterations', '3'])
+    wanted = (tmp_path/'preset.json').read_bytes()
+    HELD.pop(tmp_path.resolve()).release()
+    with pytest.raises(ValueError, match=r'another lr \(0.0\d*, not 0.5\)'): launch_main(BRIEF + ['--out_dir', str(tmp_path), '--iterations', '3', '--lr', '0.5'])
+    assert (tmp_path/'preset.json').read_bytes() == wanted
+    HELD.pop(tmp_path.resolve()).release()
+    launch_main(BRIEF + ['--out_dir', str(tmp_path), '--iterations', '2'])   # shorter than it is: it keeps its three
+    assert (tmp_path/'preset.json').read_bytes() == wanted
+    HELD.pop(tmp_path.resolve()).release()
+
+def test_a_model_of_the_command_line_knows_its_pictures(tmp_path):
+    where = tmp_path/'mine'
+    for k in 'ab':
+        (where/k).mkdir(parents=True)
+        for i in range(3): Image.fromarray(RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(where/k/f'{i}.png')
+    words = ['--preset', 'avatars32_ct', '--data', str(where), '--image_size', '16', '--init', 'random', '--batch', '4', '--device', 'cpu', '--out_dir', str(tmp_path/'run')]
+    launch_main(words + ['--iterations', '2'])
+    f = load(tmp_path/'run')
+    assert f.classes == ('a', 'b') and f.facts['data'] == 'mine' and f.shape == (3, 16, 16)
+    f.facts['levels'] = {'2': [80., .5]}
+    save(f, tmp_path/'run/model.safetensors')
+    HELD.pop((tmp_path/'run').resolve()).release()
+    launch_main(words + ['--iterations', '3'])   # goes on, and keeps what the notebook had added
+    assert load(tmp_path/'run').levels == {1: (80.,), 2: (80., .5)}
+    HELD.pop((tmp_path/'run').resolve()).release()
+    p = override(preset('avatars32_ct'), init=str(tmp_path/'run'))
+    with pytest.raises(ValueError, match='knows mine at 16 pixels, not avatars32'): parts_of(p, Options(device='cpu'))
+
+def test_a_grown_folder_says_with_which_number_it_goes_on(tmp_path):
+    where = tmp_path/'mine'
+    where.mkdir()
+    for i in range(4): Image.fromarray(RNG.integers(100, 156, (16, 16, 3), dtype=np.uint8)).save(where/f'{i}.png')
+    words = ['--preset', 'avatars32_ct', '--data', str(where), '--image_size', '16', '--init', 'random', '--batch', '4', '--device', 'cpu', '--out_dir', str(tmp_path/'run'), '--iterations']
+    launch_main(words + ['2'])
+    had = json.loads((tmp_path/'run/preset.json').read_text())['sigma_data']
+    for i in range(4, 8): Image.fromarray(RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(where/f'{i}.png')
+    HELD.pop((tmp_path/'run').resolve()).release()
+    with pytest.raises(ValueError, match=rf'another sigma_data \({had}, not .*more pictures, sigma_data={had} goes on'): launch_main(words + ['3'])
+    HELD.pop((tmp_path/'run').resolve()).release()
+    launch_main(words + ['3', '--sigma_data', str(had)])
+    assert json.loads((tmp_path/'run/preset.json').read_text())['iterations'] == 3
+    HELD.pop((tmp_path/'run').resolve()).release()

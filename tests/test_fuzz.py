@@ -64,7 +64,7 @@ def road(tmp) -> dict:
     unet = dict(channels=(8, 16), blocks=1, attention=(1,), emb=8)
     return {
         'core': dict(
-            check_index=Row(count=Own(4), n=n, ok='n.batch'), find_device=Row(device='cpu'),
+            check_index=Row(count=Own(4), n=n, ok='n.batch'), find_device=Row(device='cpu'), readable=part(v=n),
             check_batch=Row(x0=x, z=z), check_numbers=Row(whole=Own(True), least=Own(1), N=3, ok='N.huge'), check_seed=Row(seed=1, ok='seed.zero'), check_levels=Row(x=x, t=t),
             limits=part(seed=core.check_seed), whole=part(least=1, most=9), number=part(above=0.), every=part(rule=core.whole(1)), batches=part(lambda names: core.batches(*names), names=('a', 'b')),
             append_dims=Row(v=t, x=x), per_sample=[Row(t=t, x=x), Row(t=2., x=x, ok='t.zero t.huge x.rank x.batch')],
@@ -174,7 +174,7 @@ def files(tmp) -> dict:
             arrays=Row(path=tmp/'a.npy', size=8, memory=1., ok='memory.zero memory.huge'), cifar10=Row(root=tmp/'cifar10', dry=True), folder_ranks=part(lambda table: 0, table=tmp), downsampled=part(lambda files: None, files=[]), imagenet=Row(folder=tmp/'imagenet', size=64, dry=True)),
         'data': dict(
             style=part(name='moods'), portrait=part(k=0, seed=1, size=8), draw_avatars=part(n=2, first=0, size=8), avatars=Row(n=2, size=8, first=3, ok='n.huge first.zero'), held_out=Row(data=images, n=2, ok='n.huge'),
-            place=part(name='cifar10', kind='cifar10', root=tmp), told=part(data=images), by_path=part(given=tmp/'zoo', size=8, channels=3, memory=1.), dataset=Row(name=str(tmp/'zoo'), size=8, channels=3, memory=1., ok='memory.zero memory.huge'),
+            place=part(name='cifar10', kind='cifar10', root=tmp), told=part(data=images), say_once=part(text='x'), gaps=part(labels=index), by_path=part(given=tmp/'zoo', size=8, channels=3, memory=1.), dataset=Row(name=str(tmp/'zoo'), size=8, channels=3, memory=1., ok='memory.zero memory.huge'),
             check_data=part(data=images), few_pictures=part(data=images, device='cpu'), pixel_moments=Row(data=images, sample=4, ok='sample.huge'), measure_sigma_data=Row(data=images, sample=4, ok='sample.huge'), check_sigma_data=Row(data=images, sigma_data=1., tolerance=.25, ok='tolerance.zero tolerance.huge sigma_data.huge')),
         'presets': dict(
             Levels=part(), Preset=Row(**{f: Own(getattr(whole, f)) for f in whole.__dataclass_fields__}), need_preset=Row(p=whole), is_power_of_2=part(n=4), faults=part(p=whole), check_preset=part(p=whole), check_parameter=part(name='n', default=1, v=2), same_type=part(name='x', old=1, new=2), override=Row(preset=whole, lr=.1, ok='lr.huge'),
@@ -208,7 +208,7 @@ def models(tmp) -> dict:
             make_net=Row(spec=net.spec), blank=part(make=lambda: net), fill=part(net=net, state=net.state_dict()), place=part(model=f), about=part(model=f), described=part(said=ft.about(f), net=net), publish=part(lambda net: 0, net=net),
             openai_net=part(lambda tensors: 0, tensors={}), load_openai=Row(source=dict(a=t), dry=True), song_settings=part(t={}), edm_spec=part(lambda tensors: 0, tensors={}), load_edm=Row(source=dict(a=t), dry=True), load_jcm=Row(source=dict(a=t), net=Own(ncsnpp.SongUNet(**NET)), dry=True)),
         'exchange': dict(
-            read_json=part(lambda path: 0, path=''), write_json=part(path=tmp/'in'/'x.json', d={}), from_diffusers=Row(path=tmp/'pipeline', dry=True), to_diffusers=Row(model=big, path=out/'pipeline', num_train_timesteps=40, ok='path.unknown path.empty num_train_timesteps.huge'),
+            read_json=part(lambda path: 0, path=''), network_in=part(path=tmp), write_json=part(path=tmp/'in'/'x.json', d={}), from_diffusers=Row(path=tmp/'pipeline', dry=True), to_diffusers=Row(model=big, path=out/'pipeline', num_train_timesteps=40, ok='path.unknown path.empty num_train_timesteps.huge'),
             optional=part(package='json', why='a test'), example_inputs=part(spec=net.spec, size=8, batch=2), onnx_gap=part(lambda model: 0, model=f), to_onnx=part(lambda model: 0, model=f)),   # half a minute; the notebook has its errors
         'checkpoints': dict(
             from_pretrained=Row(name_or_path=str(tmp/'in'/'m.safetensors')), as_json=part(said={}), save=Row(model=f, path=out/'m.safetensors', facts=dict(a=1), ok='facts.empty facts.unknown'), fetch=part(lambda repo_id: 0, repo_id='a/b'), shipped=part(),
@@ -284,7 +284,7 @@ def running(tmp) -> dict:
             family=part(data='avatars32'), way_out=part(p=ct), familiar=part(p=ct, role='init', data='avatars32'), first_weights=part(p=p, model=objective.wrap(net, p)), measured=part(p=ct), adapted=part(p=ct, changes={}),
             fit_in=[Row(by_name(in_folder), **door, log_every=1., save_every=1., on_log=none, ok=legal + ' log_every.zero log_every.huge save_every.zero save_every.huge on_log.none'),
                     Row(by_name(lambda p, parts, options, **a: launch.fit_in(p=p, parts=parts, options=options, **a)), out_dir=str(tmp/'fit'), **{k: Own(v) for k, v in door.items()}, ok='out_dir.unknown')],
-            model_of=part(run=run), launch=Row(by_name(launched), **door, ok=legal), check_options=Row(tiny(launch.check_options), p=p, seed=0, minutes=0., device='cpu', accumulate=1, tracker='', num_processes=1, num_nodes=1, node_rank=0, address='', port=0,
+            model_of=part(run=run), write_preset=part(run=run, out=tmp), write_model=part(model=objective.wrap(net, p), path=tmp/'m.safetensors', p=p, data=images), launch=Row(by_name(launched), **door, ok=legal), check_options=Row(tiny(launch.check_options), p=p, seed=0, minutes=0., device='cpu', accumulate=1, tracker='', num_processes=1, num_nodes=1, node_rank=0, address='', port=0,
                 ok='seed.none seed.text seed.list seed.nan seed.inf seed.negative seed.zero seed.huge seed.fraction minutes.none minutes.text minutes.list minutes.nan minutes.inf minutes.negative minutes.zero minutes.huge tracker.none node_rank.zero address.none address.number address.unknown address.nul port.zero'),
             true_or_false=part(s='True'), read_options=part(argv=['--preset', 'avatars32_ct']), plain=part(word='3'), read_preset=Row(name='avatars32_ct'), main=part(never, argv=[]))}
 
