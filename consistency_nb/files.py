@@ -135,7 +135,8 @@ def go_on(run: Run, out: Path) -> Run:
     try: resume(run, *found)
     except ValueError as e:
         those = ' and '.join(_there(out/CHECKPOINT))
-        measured = f'; if its folder has got more pictures, sigma_data={found[0]["preset"]["sigma_data"]} goes on with all'
+        first = found[0]['preset']['sigma_data']
+        measured = f'; if its folder has got more pictures, sigma_data={first} goes on with all'
         why = measured if 'another sigma_data' in str(e) else ''
         raise ValueError(f'{out/CHECKPOINT}: {e}{why}; choose another out_dir, or remove {those}') from None
     for line in news(run, found[0]): say(line)

@@ -197,7 +197,8 @@ def fingerprint(
     for n in names:
         try: s = os.stat(Path(folder)/n)
         except OSError as e:   # a link whose picture has gone
-            raise ValueError(f'{folder}/{n} cannot be opened ({e.strerror}): mend it, replace it or take it away') from e
+            what = f'{folder}/{n} cannot be opened ({e.strerror})'
+            raise ValueError(f'{what}: mend it, replace it or take it away') from e
         h.update(repr((n, s.st_size, s.st_mtime_ns)).encode())
     return h.hexdigest()[:16]
 

@@ -23,7 +23,8 @@ from .evaluate import class_rate, evaluate, floor
 from .features import extract
 from .folders import Folder
 from .pixels import as_floats, to_bytes
-from .launch import adapted, launch, write_model
+from .assemble import adapted
+from .launch import launch, write_model
 from .precond import Consistency, Denoiser
 from .presets import Preset, preset as find_preset, read_parameters
 from .references import reference

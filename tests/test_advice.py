@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from consistency_nb import checkpoints, core, cost, data as data_, distances, edit, evaluate, exchange, features, files, folders, foreign, formats, launch, names, npz, objective, place
+from consistency_nb import assemble, checkpoints, core, cost, data as data_, distances, edit, evaluate, exchange, features, files, folders, foreign, formats, launch, names, npz, objective, place
 from consistency_nb import pixels, processes, references, sample, schedules, sets, stream, viz, watch
 from consistency_nb.adm import ADMAttention, ADMUNet
 from consistency_nb.checkpoints import load, save
@@ -90,6 +90,7 @@ def told_size(s):
     save(model, 'm.safetensors')
     assert model.sample(1).shape == load('m.safetensors').sample(1).shape == (1, 3, 8, 8)
 row('precond.shape', "set model.facts['image_size']; for a run, save the model then", unknown_size, told_size)
+row('sample._shape', 'pass (C, H, W), such as (3, 32, 32)', lambda: load('avatars32-cd').sample(1, shape=32), lambda s: load('avatars32-cd').sample(1, shape=code(s, r'such as (\(.*?\))')))
 row('sample.check_levels', 'for example (80, 0.4)', lambda: sample.check_levels((1., 2.)), lambda s: sample.check_levels(code(s, r'example (\(.*?\))')))
 row('sample._draws', 'pass only one of noise, generator and seeds', lambda: multistep(f, x, (80., 1.), generator=gen(), seeds=range(4)), lambda s: multistep(f, x, (80., 1.), seeds=range(4)), lambda s: multistep(f, x, (80., 1.), generator=gen()))
 row('sample._draws', 'noise must have shape (1, 4, 3, 8, 8)', lambda: multistep(f, x, (80., 1.), noise=x), lambda s: multistep(f, x, (80., 1.), noise=torch.zeros(code(s, r'shape (\(.*?\))'))))
@@ -395,9 +396,9 @@ def my_teacher(**changes):
     model.facts |= dict(data='avatars32', image_size=32)
     save(model, 'edm/model.safetensors')
     return override(cd, data='avatars32-20', teacher='edm', **changes)
-def read_by(p): return launch.parts_of(p, Options(device='cpu'))
-row('launch.first_weights', "leave net out (in Python: net=load('edm').net.spec), or set init='random'", lambda: read_by(my_teacher()), lambda s: read_by(my_teacher(net=code(s, r'net=(load\(.*?\)\.net\.spec)'))),
-    lambda s: read_by(my_teacher(init='random')), lambda s: read_by(launch.adapted(override(cd, data='avatars32-20'), dict(teacher='edm'))))
+def read_by(p): return assemble.parts_of(p, Options(device='cpu'))
+row('assemble.first_weights', "leave net out (in Python: net=load('edm').net.spec), or set init='random'", lambda: read_by(my_teacher()), lambda s: read_by(my_teacher(net=code(s, r'net=(load\(.*?\)\.net\.spec)'))),
+    lambda s: read_by(my_teacher(init='random')), lambda s: read_by(assemble.adapted(override(cd, data='avatars32-20'), dict(teacher='edm'))))
 def known_names(s):
     "The presets and notebooks in the commands exist; tests/test_field_runs.py runs them."
     lines = [l.split() for l in s.splitlines() if l.startswith('  papermill')]
@@ -405,8 +406,8 @@ def known_names(s):
 def my_own(name):
     png('p/a.png', (32, 32))
     return read_by(Preset(**(vars(my_teacher()) | dict(name=name, data='p', net=small | dict(num_classes=None)))))
-row('launch.familiar', 'Train a diffusion model of your pictures, and begin with it', lambda: my_own('avatars64_cd'), known_names)
-row('launch.familiar', 'Train a diffusion model of your pictures, and begin with it', lambda: my_own('mine'), known_names)
+row('assemble.familiar', 'Train a diffusion model of your pictures, and begin with it', lambda: my_own('avatars64_cd'), known_names)
+row('assemble.familiar', 'Train a diffusion model of your pictures, and begin with it', lambda: my_own('mine'), known_names)
 def fit(out='run', p=plain, **more): return launch.fit_in(out, p, parts(), Options(device='cpu'), **more)
 row('launch.fit_in', 'pass a function (run, record), or None', lambda: fit(on_log='x'), lambda s: fit(on_log=lambda run, record: None), lambda s: fit(out='b', on_log=None))
 def options(*words): return launch.read_options(['--preset', 'avatars32_ct', *words])

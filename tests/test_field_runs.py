@@ -10,7 +10,8 @@ from PIL import Image
 from consistency_nb.checkpoints import load, save
 from consistency_nb.data import Images
 from consistency_nb.files import HELD, go_on, run_folder
-from consistency_nb.launch import adapted, fit_in, launch, main as launch_main, parts_of
+from consistency_nb.assemble import adapted, parts_of
+from consistency_nb.launch import fit_in, launch, main as launch_main
 from consistency_nb.nets import UNet
 from consistency_nb.place import Options, Parts
 from consistency_nb.presets import override, preset
@@ -133,7 +134,7 @@ def test_a_run_is_held_while_it_measures(tmp_path):
     script = f"""
 import sys, time
 from consistency_nb import runs
-from consistency_nb.launch import parts_of
+from consistency_nb.assemble import parts_of
 given = dict(preset='avatars32_ct', out_dir={str(tmp_path)!r}, minutes=0., seed=0, samples=0, device='cpu', dry_run=False)
 b = runs.begin(given, dict(given, data='avatars32-100', iterations=2, batch=4), 'ct', 8.)
 runs.train(b, parts_of(b.p, b.options))

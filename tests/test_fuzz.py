@@ -225,7 +225,7 @@ def models(tmp) -> dict:
             interpolate=Row(f=G, z1=x, z2=x.flip(0), alpha=.3, T=80., ok='alpha.negative alpha.zero alpha.list'))}
 
 def running(tmp) -> dict:
-    from consistency_nb import data, distances, files, launch, nets, objective, oracle, parallel, place, presets, processes, solvers, train, watch
+    from consistency_nb import assemble, data, distances, files, launch, nets, objective, oracle, parallel, place, presets, processes, solvers, train, watch
     x, n, out = torch.randn(2, 3, 8, 8, generator=gen()), torch.tensor([0, 1]), tmp/'out'
     net = nets.UNet((8, 8), blocks=1, patch=1, attention=(), emb=8)
     p = presets.override(presets.preset('avatars32_cd'), iterations=1, batch=2, image_size=8, growth=(3, 4), sigma_data=.58, precision='fp32', net=dict(cls='UNet'))
@@ -279,9 +279,10 @@ def running(tmp) -> dict:
         'processes': dict(
             check_counts=Row(started, **many, ok='node_rank.zero address.number address.unknown address.nul'), config_of=part(never, o=None), story=part(never, failures={}), follow_parent=part(),
             enough_devices=part(o=place.Options(num_processes=2, device='cpu')), start=Row(command=[sys.executable, '-c', 'pass'], options=Own(place.Options()))),
+        'assemble': dict(
+            distance_of=Row(p=p), step_of=Row(p=p), parts_of=Row(lambda p, **o: assemble.parts_of(p, place.Options(**o)), p=ct, device='cpu', seed=0, ok='seed.zero'),
+            family=part(data='avatars32'), way_out=part(p=ct), familiar=part(p=ct, role='init', data='avatars32'), first_weights=part(p=p, model=objective.wrap(net, p)), measured=part(p=ct), adapted=part(p=ct, changes={})),
         'launch': dict(
-            distance_of=Row(p=p), step_of=Row(p=p), parts_of=Row(lambda p, **o: launch.parts_of(p, place.Options(**o)), p=ct, device='cpu', seed=0, ok='seed.zero'),
-            family=part(data='avatars32'), way_out=part(p=ct), familiar=part(p=ct, role='init', data='avatars32'), first_weights=part(p=p, model=objective.wrap(net, p)), measured=part(p=ct), adapted=part(p=ct, changes={}),
             fit_in=[Row(by_name(in_folder), **door, log_every=1., save_every=1., on_log=none, ok=legal + ' log_every.zero log_every.huge save_every.zero save_every.huge on_log.none'),
                     Row(by_name(lambda p, parts, options, **a: launch.fit_in(p=p, parts=parts, options=options, **a)), out_dir=str(tmp/'fit'), **{k: Own(v) for k, v in door.items()}, ok='out_dir.unknown')],
             model_of=part(run=run), write_preset=part(run=run, out=tmp), write_model=part(model=objective.wrap(net, p), path=tmp/'m.safetensors', p=p, data=images), launch=Row(by_name(launched), **door, ok=legal), check_options=Row(tiny(launch.check_options), p=p, seed=0, minutes=0., device='cpu', accumulate=1, tracker='', num_processes=1, num_nodes=1, node_rank=0, address='', port=0,
