@@ -51,7 +51,9 @@ def copies(p: Preset) -> int:
     "How often the weights lie in memory: themselves, gradient, two moments, average, target, teacher."
     return 5 + (p.mu > 0 or p.mu0 > 0 or p.method == 'pd') + (p.method == 'cd')
 
-def images_per_device(p: Preset) -> int: return -(-p.batch // p.gpus)
+def images_per_device(p: Preset) -> int:
+    "Images of a step on each of the published devices."
+    return -(-p.batch // p.gpus)
 
 # %% ../nbs/21a_cost.ipynb #3c775de5
 @limits(device=find_device, size=whole(1, 2**15), seconds=number(above=0, most=60))

@@ -94,7 +94,9 @@ avatars.classes = STYLES
 
 # %% ../nbs/15_data.ipynb #8dc9fa5f
 @lru_cache(None)
-def say_once(text: str): print(text, flush=True)
+def say_once(text: str):
+    "Print, once in a process."
+    print(text, flush=True)
 
 def gaps(labels: Tensor) -> str:   # '': there are none
     "What should be known of class numbers that no picture has."

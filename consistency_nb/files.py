@@ -18,7 +18,9 @@ from .cache import read_tensors, user_path, write_tensors
 from .train import Hook, Run, facts_of, resume, tensors_of
 
 # %% ../nbs/17a_files.ipynb #3716bbc8
-def before(path: Path) -> Path: return path.with_name(f'{path.stem}_before{path.suffix}')
+def before(path: Path) -> Path:
+    "Where the checkpoint before this one lies."
+    return path.with_name(f'{path.stem}_before{path.suffix}')
 
 def _there(path): return [p.name for p in (path, before(path)) if p.exists()]
 
@@ -119,13 +121,16 @@ def run_folder(
 # %% ../nbs/17a_files.ipynb #ed7e46c4
 CHECKPOINT = 'checkpoint.safetensors'
 
-def say(text: str): print(text, flush=True)
+def say(text: str):
+    "Print, at once."
+    print(text, flush=True)
 
 def write_run(run: Run, path: Path, keep: bool = True):
     "Write a run; all processes call this together."
     tensors = run.place.gather(tensors_of(run))
     if run.place.main: write_state(path, facts_of(run), tensors, keep)
 
+# %% ../nbs/17a_files.ipynb #604edf0e
 def go_on(run: Run, out: Path) -> Run:
     "Continue the run whose checkpoint lies in the folder, if there is one; another preset or seed is refused."
     found = latest_state(out/CHECKPOINT, say) if run.place.main else None   # a damaged file is set aside

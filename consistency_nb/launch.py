@@ -116,6 +116,7 @@ def check_options(p: Preset, options: Options):
 
 # %% ../nbs/18b_launch.ipynb #da294d6e
 def true_or_false(s: str) -> bool:
+    "The value of a flag, spelled as in Python."
     if s not in ('True', 'False'): raise argparse.ArgumentTypeError(f'it must be True or False, not {s!r}')
     return s == 'True'
 

@@ -214,10 +214,9 @@ def write_report(
 # %% ../nbs/21b_runs.ipynb #efe6c03c
 def table(found: dict, over: str | None = None) -> str:  # `over`: name of the row whose distance is 1
     "Measured rows as a table in Markdown."
-    lines = ["| | images | distance | over the teacher's | class rate | calls | ms per image |", '|---' * 7 + '|']
+    lines = ["| | images | distance | over the teacher's | class rate | calls |", '|---' * 6 + '|']
     for name, r in found.items():
         ratio = f"{r['fd'] / found[over]['fd']:.2f}" if over else ''
         rate, calls = (f"{r['class_rate']:.3f}" if 'class_rate' in r else ''), r.get('calls', '')
-        ms = f"{1000 * r['seconds_per_image']:.1f}" if 'seconds_per_image' in r else ''
-        lines.append(f"| {name} | {r.get('n', ''):,} | {r['fd']:.1f} | {ratio} | {rate} | {calls} | {ms} |")
+        lines.append(f"| {name} | {r.get('n', ''):,} | {r['fd']:.1f} | {ratio} | {rate} | {calls} |")
     return '\n'.join(lines)

@@ -40,7 +40,9 @@ def parts(
     "The seeds of each shard."
     return [seeds[i:i + shard] for i in range(0, len(seeds), shard)]
 
-def shard_file(folder: Path, part: range) -> Path: return Path(folder)/f'{part[0]:010d}_{len(part)}.safetensors'
+def shard_file(folder: Path, part: range) -> Path:
+    "Where the images of some seeds lie."
+    return Path(folder)/f'{part[0]:010d}_{len(part)}.safetensors'
 
 # %% ../nbs/20b_stream.ipynb #532bcc6b
 def is_there(

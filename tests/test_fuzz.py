@@ -97,6 +97,10 @@ def road(tmp) -> dict:
             ict_steps=Row(k=3, K=10, s0=10, s1=1280, ok='k.zero k.huge k.negative K.huge'), ect_ratio=Row(t=t, stage=2, q=2., k=8., b=1., ok='t.rank t.batch k.zero k.huge b.huge b.zero b.negative stage.zero'),
             pd_steps=Row(k=3, each=10, s0=16, ok='k.zero k.huge k.negative each.huge'), pd_rate=Row(k=3, each=10, s0=16, ok='k.zero k.huge k.negative each.huge'),
             growth=Row(k=3, K=10, stages=(3, 4, 6), ok='k.zero k.huge k.negative K.huge')),
+        'continuous': dict(along=part(f=f, x=x, t=t, v=z), curvature=part(distance=losses.l2, y=x, v=z), continuous_loss=part(f=f, x_t=x, t=t, v=z),
+                           continuous_norm_loss=part(f=f, x_t=x, t=t, v=z, norm=distances.l1)),
+        'trigflow': dict(to_trigflow=part(x_t=x, t=t), from_trigflow=part(x=x, angle=t / 100), difference_along=part(f=f, x=x, t=t, v=z, step=1e-3), scm_tangent=part(f=f, x_t=x, t=t, aim=z),
+                         tamed=part(g=x), LevelWeight=part(), scm_loss=part(f=f, x_t=x, t=t, aim=z)),
         'losses': dict(
             difference=Row(a=x, b=z), l2=Row(a=x, b=z), edm_weight=part(t=t, sigma_data=.5), edm_loss=part(denoise=D, x0=x, t=t, z=z, sigma_data=.5),
             pair_loss=part(f=f, target=f, x_t=x, t=t, x_r=z, r=s, distance=losses.l2), neighbours=Row(n=n, grid=Own(g), ok='n.batch'),

@@ -1,19 +1,20 @@
 """NCSN++ and DDPM++ against numbers made with the published implementations (tests/golden).
 
 Tolerances are those of the golden files' manifest: 10 to 20 times the difference between the published code in float32
-and in float64. The continuous-time losses in 06_jax_ncsnpp belong to another notebook and are not tested here.
+and in float64.
 """
 import json
 from functools import partial
 import pytest, torch
 from torch import nn
 from torch.testing import assert_close
-from consistency_nb.distances import l1, l2
-from consistency_nb.grid import karras_grid
+from consistency_nb.continuous import along, continuous_loss, continuous_norm_loss
+from consistency_nb.distances import l1, l2, pseudo_huber
+from consistency_nb.grid import karras_grid, karras_level
 from consistency_nb.losses import cd_loss, ct_loss, edm_loss, edm_weight, pd_loss
 from consistency_nb.names import from_edm, from_flax, weight_names
 from consistency_nb.ncsnpp import SongUNet, ddpmpp, ncsnpp
-from consistency_nb.pfode import denoised_to_score
+from consistency_nb.pfode import add_noise, denoised_to_score, slope
 from consistency_nb.precond import Consistency, Denoiser
 from consistency_nb.sample import onestep
 from consistency_nb.solvers import Churn, edm_sample, edm_sample_ode, euler_step, heun_step, solve
@@ -145,6 +146,32 @@ def test_jax_losses(jax, case):
     grads = [p.grad[:len(p)//3] if p is grads[3] else p.grad for p in grads]   # the published one is the gradient of q alone
     largest(torch.stack([v.norm() for v in grads]), g[f'out.{case}.grad_norms'], 1e-3)
     largest(net.conv_out.bias.grad, g[f'out.{case}.grad_out_bias'], 1e-3)
+
+CONTINUOUS = {'cd_l1': (True, l1), 'cd_l2': (True, partial(pseudo_huber, c=0)), 'cd_linf': (True, linf), 'cd_l2_stopgrad': (True, None), 'ct_l2_stopgrad': (False, None)}
+
+@pytest.mark.parametrize('case', CONTINUOUS)
+def test_jax_continuous_losses(jax, case):
+    "Theirs of l2 with a fixed target lacks the factor 2 and is a sum over pixels."
+    g, net, _, teacher = jax
+    distils, norm = CONTINUOUS[case]
+    x0, z, f, D = NCHW(g['in.losses.image']), NCHW(g['in.losses.noise']), Consistency(net), Denoiser(teacher)
+    t = karras_level(g['in.losses.uniform'])
+    x_t = add_noise(x0, t, z)
+    with torch.no_grad(): v = slope(x_t, t, D(x_t, t)) if distils else z
+    loss = continuous_norm_loss(f, x_t, t, v, norm) if norm else continuous_loss(f, x_t, t, v) * x0[0].numel() / 2
+    assert_close(loss, g[f'out.continuous_{case}.per_sample'], atol=1e-4 * g[f'out.continuous_{case}.per_sample'].abs().max().item(), rtol=1e-3)
+    assert_close(loss.mean()[None], g[f'out.continuous_{case}.mean'], atol=0, rtol=1e-3)
+    net.zero_grad()
+    loss.mean().backward()
+    largest(net.conv_out.bias.grad, g[f'out.continuous_{case}.grad_out_bias'], 3e-3)
+
+@pytest.mark.parametrize('kind', ['cd', 'ct'])
+def test_jax_derivative_along_the_path(jax, kind):
+    g, net, *_ = jax
+    x, t, there = NCHW(g[f'out.continuous_{kind}_jvp.x_t']), g[f'out.continuous_{kind}_jvp.t'], f'out.continuous_{kind}_jvp.'
+    value, change = along(Consistency(net), x, t, -NCHW(g[there + 'tangent_x']))   # theirs goes down
+    assert_close(value, NCHW(g[there + 'F']), atol=1e-5, rtol=1e-4)
+    largest(-change, NCHW(g[there + 'derivative']), 1e-3)
 
 @torch.no_grad()
 def test_jax_samplers(jax):

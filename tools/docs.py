@@ -22,9 +22,14 @@ def sidebar():
     road = [n for n in names if n[0].isdigit()]
     runs = sorted((n for n in names if not n[0].isdigit()), key=lambda n: (RUNS.index(n) if n in RUNS else len(RUNS), n))
     tutorials = sorted(p.relative_to('nbs').with_suffix('').as_posix() for p in Path('nbs/tutorials').glob('*.ipynb'))
+    def entry(n):
+        if not n[0].isdigit(): return f'          - {n}.ipynb'
+        title = next(l[2:].strip() for c in json.loads(Path(f'nbs/{n}.ipynb').read_text(encoding='utf-8'))['cells']
+                     for l in ''.join(c['source']).splitlines() if l.startswith('# '))
+        return f'          - {{text: "{n.split("_")[0]} {title}", href: {n}.ipynb}}'
     lines = ['# Made by tools/docs.py from the notebooks that are there.', 'website:', '  sidebar:', '    style: docked', '    contents:', '      - index.ipynb']
     for title, group in [('Learn', road), ('Runs', runs), ('Tutorials', tutorials)]:
-        if group: lines += [f'      - section: {title}', '        contents:', *(f'          - {n}.ipynb' for n in group)]
+        if group: lines += [f'      - section: {title}', '        contents:', *map(entry, group)]
     return '\n'.join(lines) + '\n'
 
 
@@ -86,8 +91,13 @@ def stage(names, site_url):
             target = posixpath.normpath(posixpath.join(posixpath.dirname(old), m[1]))
             return f'](/{names[target]}{m[2] or ""}' if target in names else m[0]
 
+        def named(m):   # a page by its number and name, as in `16a_objective`
+            target = f'{m[1]}_{m[2]}.ipynb'
+            return f'[{m[1]} {m[2]}](/{names[target]})' if target in names else m[0]
+
         def fix(lines):
             s = ''.join(lines).replace(site_url + '/', '/')
+            s = re.sub(r'(?<![\[`])`(\d\d[a-z]?)_(\w+)`', named, s)
             return re.sub(r'\]\(([^)\s:]+\.ipynb)(#[^)\s]*)?', local, s)
 
         for c in nb['cells']:
@@ -97,7 +107,7 @@ def stage(names, site_url):
                     if k in o.get('data', {}): o['data'][k] = fix(o['data'][k])
         (src/new).parent.mkdir(parents=True, exist_ok=True)
         (src/new).write_text(json.dumps(nb), encoding='utf-8')
-    (src/'sidebar.yml').write_text(re.sub(r'- (\S+\.ipynb)', lambda m: '- ' + names[m[1]], Path('nbs/sidebar.yml').read_text(encoding='utf-8')), encoding='utf-8')
+    (src/'sidebar.yml').write_text(re.sub(r'(- |href: )([^\s{}]+\.ipynb)', lambda m: m[1] + names[m[2]], Path('nbs/sidebar.yml').read_text(encoding='utf-8')), encoding='utf-8')
     shutil.copy('_quarto.yml', src/'_quarto.yml')  # the root file: nbs/_quarto.yml is a link, which some checkouts break
     return src
 
