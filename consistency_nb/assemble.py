@@ -41,7 +41,7 @@ def family(data: str) -> str:   # name of a data set
 def way_out(p: Preset) -> str:
     "The commands with which a run on these pictures begins."
     name = p.name if p.name in PRESETS else f'avatars32_{p.method}'   # papermill knows these alone
-    yours, teacher = f'-p data {shlex.quote(p.data)} -p image_size {p.image_size}', f'{name[:-len(p.method)]}edm'
+    yours, teacher = f'-p data {shlex.quote(p.data)} -p image_size {p.image_size}', f'{name.rsplit("_", 1)[0]}_edm'
     then, fresh = '-p teacher runs/edm', ''
     if p.method == 'ct': then, fresh = '-p init runs/edm', ', or without a teacher by -p init random'
     fits = name.startswith('avatars32') and p.net.get('in_channels', 3) == 3

@@ -82,12 +82,12 @@ class Denoiser(nn.Module):
 # %% ../nbs/05_precond.ipynb #da730648
 class Consistency(Denoiser):
     "A consistency function f(x, t) around a raw network: f(x, eps) = x exactly."
-    @limits(eps=number(above=0, most=1e6), T=number(above=0, most=1e6))
+    @limits(eps=number(0, most=1e6), T=number(above=0, most=1e6))
     def __init__(
         self,
         net: nn.Module,  # raw network, as for `Denoiser`
         sigma_data: float = 0.5,  # standard deviation of the data, in the units of x
-        eps: float = 0.002,  # smallest noise level (paper, section 2)
+        eps: float = 0.002,  # level of the boundary, the smallest one (paper, section 2); 0 in later work (ECT, sCM)
         T: float = 80.,  # largest noise level, kept for the samplers (paper, section 2)
         autocast: torch.dtype | None = None,  # as for `Denoiser`
     ):

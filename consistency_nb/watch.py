@@ -57,7 +57,7 @@ class Meter:
 def position(p: Preset, k: int, K: int) -> dict:
     "Learning rate, levels N and the target's averaging rate mu of step k."
     N, found = levels_at(p, k, K), dict(lr=lr_at(p, k, K))
-    if p.method != 'edm': found['N'] = N
+    if p.on_grid: found['N'] = N
     if p.mu or p.mu0: found['mu'] = mu_at(p, N)
     return found
 

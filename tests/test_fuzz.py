@@ -181,7 +181,7 @@ def files(tmp) -> dict:
             place=part(name='cifar10', kind='cifar10', root=tmp), told=part(data=images), say_once=part(text='x'), gaps=part(labels=index), by_path=part(given=tmp/'zoo', size=8, channels=3, memory=1.), dataset=Row(name=str(tmp/'zoo'), size=8, channels=3, memory=1., ok='memory.zero memory.huge'),
             check_data=part(data=images), few_pictures=part(data=images, device='cpu'), pixel_moments=Row(data=images, sample=4, ok='sample.huge'), measure_sigma_data=Row(data=images, sample=4, ok='sample.huge'), check_sigma_data=Row(data=images, sigma_data=1., tolerance=.25, ok='tolerance.zero tolerance.huge sigma_data.huge')),
         'presets': dict(
-            Levels=part(), Preset=Row(**{f: Own(getattr(whole, f)) for f in whole.__dataclass_fields__}), need_preset=Row(p=whole), is_power_of_2=part(n=4), faults=part(p=whole), check_preset=part(p=whole), check_parameter=part(name='n', default=1, v=2), same_type=part(name='x', old=1, new=2), override=Row(preset=whole, lr=.1, ok='lr.huge'),
+            Levels=part(), Preset=Row(**{f: Own(getattr(whole, f)) for f in whole.__dataclass_fields__}), need_preset=Row(p=whole), is_power_of_2=part(n=4), faults=part(p=whole), faults_of_form=part(p=whole), check_preset=part(p=whole), check_parameter=part(name='n', default=1, v=2), same_type=part(name='x', old=1, new=2), override=Row(preset=whole, lr=.1, ok='lr.huge'),
             preset=Row(name='avatars32_cd'), read_parameters=part(declared=dict(n=1), given=dict(n=2))),
         'foreign': dict(
             wanted=part(e=ValueError('GLOBAL a.b')), Refused=part(name='a', what='b'), one_sentence=part(name='a', what='b'), read_pt=Row(path=tmp/'a.pt'), Record=part(), Reader=part(lambda file: None, file=''), tensor=part(lambda r: 0, r=None),
@@ -260,7 +260,7 @@ def running(tmp) -> dict:
     never = lambda **a: None
     return {
         'objective': dict(
-            levels_at=part(p=p, k=3, K=10), pd_stage=part(p=presets.preset('avatars32_pd'), K=100), mu_at=[part(p=p, N=4), part(p=presets.preset('cifar10_ct'), N=4)],
+            levels_at=part(p=p, k=3, K=10), boundary=part(p=p), stage_at=part(p=p, k=3, K=10), faded=part(p=p, k=3, K=10), anywhere=part(p=p, B=4, gen=gen()), pd_stage=part(p=presets.preset('avatars32_pd'), K=100), mu_at=[part(p=p, N=4), part(p=presets.preset('cifar10_ct'), N=4)],
             lr_at=part(p=p, k=3, K=10), ema_at=part(p=presets.preset('avatars32_edm'), k=3), autocast_dtype=[Row(precision='fp32', device=Own('cpu')), Row(precision=Own('auto'), device='cpu')],
             wrap=part(net=net, p=p), levels_of=part(p=p, n=n, grid=torch.tensor([.1, 1., 2.])), with_labels=part(f=f, y=None), weight_of=part(p=p), hop=part(p=p, N=3, step=solvers.euler_step), Objective=part(p=p, K=10, model=f, target=f),
             uniform=part(gen=gen(), n=2), noise=part(seed=1, part=range(2), shape=(3, 8, 8), gen=gen())),
