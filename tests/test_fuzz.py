@@ -444,7 +444,7 @@ def fields():
     return [f.name for f in Preset.__dataclass_fields__.values()]
 
 LEGAL = dict(lr='huge', warmup='zero', lr_decay='zero', clip='zero', t_mean='negative zero', growth='empty', net='empty unknown', teacher='empty unknown', name='unknown', data='unknown', init='unknown')
-for n in 's0 s1 mu0 mu ema ema_ramp huber_c dropout label_dropout teacher_N'.split(): LEGAL[n] = 'zero'
+for n in 's0 s1 mu0 mu ema ema_ramp huber_c dropout label_dropout teacher_N fade'.split(): LEGAL[n] = 'zero'
 
 @pytest.mark.parametrize('method', ['edm', 'cd', 'ct', 'pd'])
 @pytest.mark.parametrize('field', fields())
