@@ -9,6 +9,7 @@ __all__ = ['distance_of', 'step_of', 'family', 'way_out', 'familiar', 'first_wei
 import json, re, shlex
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 import torch
 from torch import nn
 from .core import check_seed, limits
@@ -16,7 +17,7 @@ from .solvers import euler_step, heun_step
 from .distances import LPIPS, l1, l2, pseudo_huber
 from .data import dataset, pixel_moments
 from .presets import PRESETS, Preset, need_preset, override
-from .precond import Denoiser
+from .precond import Consistency, Denoiser
 from .place import Options, Parts, check_run, choose_device
 from .checkpoints import load, make_net
 
@@ -42,13 +43,14 @@ def way_out(p: Preset) -> str:
     "The commands with which a run on these pictures begins."
     name = p.name if p.name in PRESETS else f'avatars32_{p.method}'   # papermill knows these alone
     yours, teacher = f'-p data {shlex.quote(p.data)} -p image_size {p.image_size}', f'{name.rsplit("_", 1)[0]}_edm'
-    then, fresh = '-p teacher runs/edm', ''
-    if p.method == 'ct': then, fresh = '-p init runs/edm', ', or without a teacher by -p init random'
+    first = next(n for i in range(1, 1000) if not Path(n := f'runs/edm{i if i > 1 else ""}').exists())   # nobody's
+    then, fresh = f'-p teacher {first}', ''
+    if p.method == 'ct': then, fresh = f'-p init {first}', ', or without a teacher by -p init random'
     fits = name.startswith('avatars32') and p.net.get('in_channels', 3) == 3
     begins = '; with few pictures the first may begin by -p init avatars32-edm' * fits
     return (f'Train a diffusion model of your pictures, and begin with it{fresh} (other parameters of yours, such as '
             f'minutes, go with both commands{begins}):\n'
-            f'  papermill nbs/train_edm.ipynb edm.ipynb -p preset {teacher} {yours} -p out_dir runs/edm\n'
+            f'  papermill nbs/train_edm.ipynb edm.ipynb -p preset {teacher} {yours} -p out_dir {first}\n'
             f'  papermill nbs/train_{p.method}.ipynb {p.method}.ipynb -p preset {name} {yours} {then} '
             f'-p out_dir runs/{p.method}')
 
@@ -60,12 +62,19 @@ def familiar(
 ) -> Denoiser:
     "A model that knows the pictures of a run. ValueError for one that was trained on others."
     model = load(getattr(p, role), device)
+    if role == 'teacher' and isinstance(model, Consistency):
+        raise ValueError(f'teacher={p.teacher!r} is a consistency function, a student itself: pass a diffusion model')
     knows, size = model.facts.get('data') or data, model.facts.get('image_size') or p.image_size
     if (family(knows), size) == (family(data), p.image_size): return model
     said = f'{role}={getattr(p, role)!r} knows {knows} at {size} pixels, not {data} at {p.image_size}'
-    if p.method != 'edm': raise ValueError(f'{said}. {way_out(p)}')
-    print(f'{said}: the run begins with its weights, and learns these pictures', flush=True)
-    return model
+    own = PRESETS.get(p.name)
+    if p.method == 'edm':
+        print(f'{said}: the run begins with its weights, and learns these pictures', flush=True)
+        return model
+    if family(knows) == family(data): said += f'; pass image_size={size}, which it knows, or begin anew'
+    elif own and p.data == own.data and getattr(p, role) != getattr(own, role):
+        said += f'; no data was named: pass data=, the pictures that it knows, and image_size={size}, or begin anew'
+    raise ValueError(f'{said}. {way_out(p)}')
 
 # %% ../nbs/18a_assemble.ipynb #7db1f8de
 def first_weights(p: Preset, model: Denoiser) -> nn.Module:
@@ -98,6 +107,10 @@ def parts_of(
     torch.manual_seed(options.seed)
     data = dataset(p.data, size=p.image_size, channels=p.net.get('in_channels', 3), memory=16.)
     teacher = familiar(p, 'teacher', data.name, device) if p.method == 'cd' else None
+    had = teacher and teacher.net.spec.get('num_classes')
+    has = None if data.labels is None else int(data.labels.max()) + 1
+    if had and (has or 0) > had or had and not has:
+        raise ValueError(f'teacher={p.teacher!r} knows {had} classes, {data.name} has {has or "none"}. {way_out(p)}')
     role = 'teacher' if p.init == 'teacher' else 'init'
     net = make_net(p.net) if p.init == 'random' else first_weights(p, familiar(p, role, data.name, device))
     parts = Parts(net, data, teacher, distance_of(p, device), step_of(p))

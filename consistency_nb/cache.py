@@ -10,6 +10,7 @@ __all__ = ['user_path', 'sync_folder', 'write_whole', 'checksum', 'digest', 'wri
 import glob, hashlib, json, os, time, warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 import torch
 from torch import Tensor
@@ -42,13 +43,15 @@ def write_whole(
     tmp = path.with_name(f'.{path.name}{mine}')
     try:
         write(tmp)
+        os.chmod(tmp, path.parent.stat().st_mode & 0o666)   # some writers make private files
         with open(tmp, 'rb+') as f: os.fsync(f.fileno())
         if aside and path.exists(): os.replace(path, aside)
         os.replace(tmp, path)
         sync_folder(path.parent)
     finally: tmp.unlink(missing_ok=True)
     for left in path.parent.glob(f'.{glob.escape(path.name)}.*'):   # of processes that were killed
-        if time.time() - left.stat().st_mtime > 3600: left.unlink(missing_ok=True)
+        with suppress(OSError):
+            if left.suffix[1:].isdigit() and time.time() - left.stat().st_mtime > 3600: left.unlink()
 
 # %% ../nbs/14d_cache.ipynb #0da341de
 def checksum(

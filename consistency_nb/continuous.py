@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.func import grad, jvp
+from .core import limits, readable
 from .losses import l2
 
 # %% ../nbs/10a_continuous.ipynb #ac3a9957
@@ -32,12 +33,17 @@ def curvature(
     return jvp(grad(lambda x: distance(x, y).sum()), (y,), (v,))[1]
 
 # %% ../nbs/10a_continuous.ipynb #130041c9
+def _above_0(t):
+    "A rule: levels at which there is a path."
+    if readable(t) and not (t > 0).all(): raise ValueError(f't goes down to {t.min().item():g}: pass levels above 0')
+
+@limits(t=_above_0)
 def continuous_loss(
     f: Callable,  # f(x, t), receives the gradient
     x_t: Tensor,  # (B, ...) noisy images at level t
     t: Tensor,  # (B,) levels
     v: Tensor,  # like x_t: the teacher's slope (CD), or the noise z itself (CT)
-    distance: Callable = l2,  # d(a, b) -> (B,), smooth where a = b
+    distance: Callable = l2,  # d(a, b) -> (B,), smooth where a = b: of a norm the loss is 0
     through: bool = False,  # let the gradient flow through the derivative: (2); else (3), the only one for CT
 ) -> Tensor:  # (B,); by (3) of no meaning but for its gradient
     "The limit of a consistency loss for neighbours at no distance."

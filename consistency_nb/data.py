@@ -135,7 +135,7 @@ def by_path(given: Path, size: int | None, channels: int, memory: float) -> Imag
         raise ValueError(f'{path} holds pictures of any size: say at which, such as dataset({str(path)!r}, size=64)')
     if files: return told(pictures(path, size, channels, memory=memory))
     if path.is_file(): return told(arrays(path, size, memory))
-    if path.suffix in ('.npy', '.npz') or len(given.parts) > 1:
+    if path.suffix or len(given.parts) > 1:
         raise FileNotFoundError(f'{path} is not there; a data set is one of: {NAMES}')
     raise ValueError(f'unknown data set {str(given)!r}; valid ones are: {NAMES}')
 

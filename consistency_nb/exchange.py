@@ -72,9 +72,10 @@ def _read_weights(folder: Path) -> dict:   # of a UNet2DModel
 
 # %% ../nbs/17g_exchange.ipynb #7912e212
 def network_in(path: Path) -> Path:   # a folder of diffusers
-    "The folder of its network: the average first, where no index names another."
+    "The folder of its network: the average first, where no index names another; one with weights before one without."
     parts = ('unet', 'unet_ema') if (path/'model_index.json').exists() else ('unet_ema', 'unet')
-    return next((path/n for n in parts if (path/n).is_dir()), path)
+    there = [path/n for n in parts if (path/n).is_dir()] or [path]
+    return next((p for p in there if [*p.glob(f'{STEM}*')]), there[0])
 
 def from_diffusers(
     path: str | Path,         # folder of a ConsistencyModelPipeline, of a UNet2DModel, or with its average in unet_ema

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
-from .core import check_batch, check_numbers, limits, readable, whole
+from .core import check_batch, check_numbers, limits, readable, transformed, whole
 
 # %% ../nbs/12_nets.ipynb #d9c1bce9
 class Step(NamedTuple):
@@ -219,7 +219,7 @@ class Frame(nn.Module):
         self.spec, self.side = dict(cls=args.pop('__class__').__name__, **args), side   # builds the same network again
     def beside(self, step: Step, h: Tensor, picture: Tensor) -> tuple: return h, picture  # behind stages going down
     def walk(self, x: Tensor, emb: Tensor) -> Tensor:   # (B, C, H, W), (B, emb) -> like x
-        again = self.checkpointing and torch.is_grad_enabled()
+        again = self.checkpointing and torch.is_grad_enabled() and not transformed()   # tangents cannot be recomputed
         run = (lambda f, *args: checkpoint(f, *args, use_reentrant=False)) if again else lambda f, *args: f(*args)
         h, picture = self.conv_in(x), x
         skips = [h]

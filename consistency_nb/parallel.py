@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from .core import find_device
 from .ema import EMA
 from .place import Alone, Options
@@ -27,11 +27,13 @@ def accelerator(
     "Accelerate's view of devices and processes. ValueError for a device that is not here."
     if device != 'auto': find_device(device)
     cpu = device == 'cpu' or not torch.accelerator.is_available()
-    return Accelerator(cpu=cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=patience))])
+    how = DistributedDataParallelKwargs(broadcast_buffers=False)   # they never change, and forward mode forbids it
+    return Accelerator(cpu=cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=patience)), how])
 
 # %% ../nbs/17c_parallel.ipynb #c66f03ba
 class Replicas(Alone):
     "Several processes, each with all weights."
+    tangents = False   # torch's replicas do not bear forward mode
     def __init__(self, acc: Accelerator):
         self.acc, self.device, self.main = acc, acc.device, acc.is_main_process
         self.processes, self.rank, self.flags = acc.num_processes, acc.process_index, dist.new_group(backend='gloo')
@@ -73,7 +75,7 @@ def shard(
 # %% ../nbs/17c_parallel.ipynb #5086d3c4
 class Shards(Replicas):
     "Several processes, each with slices of the weights, averages and moments."
-    together = True
+    together, tangents = True, True
     def take(self, net: nn.Module) -> nn.Module:
         super().take(net)
         return net.to(memory_format=torch.contiguous_format)

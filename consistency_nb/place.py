@@ -60,7 +60,7 @@ def check_run(p: Preset, parts: Parts, options: Options):
             f'{p.name} needs a {(missing or [""])[0]}: pass a function': not missing,
             f'{parts.data.name} holds pictures of shape {has}, {p.name} wants {wants}: set image_size, and '
                 "in_channels in net, to what they have": has == wants,
-            f'the network of {p.name} takes multiples of {side} pixels: set image_size to one':
+            f'the network of {p.name} takes multiples of {side} pixels: set image_size to {max(1, round(p.image_size / side)) * side}':
                 not p.image_size % side,
             f'the network of {p.name} wants class labels, but {parts.data.name} has none: set num_classes=None in net'
                 + fresh: not K or known,
@@ -103,6 +103,7 @@ def read_later(flag: Tensor) -> Callable:  # () -> bool
 class Alone:
     "One process on one device."
     processes, rank, main, together = 1, 0, True, False   # `together`: all processes must call a network at once
+    tangents = True   # may a derivative be taken in forward mode?
     def __init__(self, device: str | torch.device = 'auto'): self.device = choose_device(device)
     def take(self, net: nn.Module) -> nn.Module: return net.to(self.device, memory_format=torch.channels_last)
     def spread(self, net: nn.Module, averages: list[EMA]) -> nn.Module: return net   # what the loss calls

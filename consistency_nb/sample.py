@@ -184,8 +184,9 @@ def sampler(
         if levels: raise ValueError('this model is a denoiser, levels are for a consistency function: leave them out')
         return lambda x, seeds: edm_sample(f(seeds), x, n=max(steps, 2), T=T).clamp(-1, 1)
     if levels is None and steps not in model.levels:
-        raise ValueError(f"no levels are known for {steps} steps of this model: pass levels=, {steps} numbers that "
-                         f"fall from {model.T:g}, or choose steps from {', '.join(map(str, model.levels))}")
+        raise ValueError(f"no levels are known for {steps} steps of this model: have nbs/tune_levels.ipynb find some, "
+                         f"pass levels=, {steps} numbers that fall from {model.T:g}, or choose steps from "
+                         f"{', '.join(map(str, model.levels))}")
     levels = check_levels(model.levels[steps] if levels is None else levels, model.eps, model.T)
     if steps not in (1, len(levels)):
         raise ValueError(f'steps={steps} with {len(levels)} levels: there is one call per level; leave steps out')

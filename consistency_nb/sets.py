@@ -7,7 +7,7 @@ __all__ = ['HOW', 'Images', 'cached_images', 'listed', 'classes_of', 'pictures',
            'Mapped', 'arrays', 'cifar10', 'folder_ranks', 'downsampled', 'imagenet']
 
 # %% ../nbs/14e_sets.ipynb #274e1fd8
-import math, os, re, warnings
+import math, os, re, warnings, zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +19,7 @@ from torch import Tensor
 from .core import check_index, limits, number, whole
 from .pixels import ENDINGS, READING, as_floats, check_bytes, check_channels
 from .folders import (Files, Folder, Records, Zipped, check_set, class_labels, class_names, fingerprint, now,
-                                    picture_files, read_all, shared_folders, some, stated_labels)
+                                    picture_files, read_all, shared_folders, some, stated_labels, stray)
 from .cache import cache_folder, cached
 
 # %% ../nbs/14e_sets.ipynb #c6f98a07
@@ -101,6 +101,8 @@ def pictures(
     name = name or (folder.stem if folder.is_file() else folder.resolve().name)
     found = listed(folder, size, channels)
     labels, known = classes_of(found) if classes else (None, ())
+    beside = stray(found.names) if classes and labels is None and not isinstance(found, Records) else ''
+    if beside: print(f'{name}: its folders are no classes, as {beside} lies beside them', flush=True)
     if math.prod(found.shape) > memory * 1e9: return Folder(found, name, labels, classes=known)
     def make():
         if len(found) > 5000: print(f'preparing {len(found):,} pictures of {name} at {size} px, once', flush=True)
@@ -128,12 +130,12 @@ def read_arrays(
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f'{path} is not a file: pass a .npy, or a .npz with arr_0')
     try:
-        f = np.load(path, mmap_mode='r' if path.suffix == '.npy' else None, allow_pickle=False)
-        if path.suffix == '.npy': f = dict(arr_0=f)
+        f = np.load(path, mmap_mode='r' if path.suffix.lower() == '.npy' else None, allow_pickle=False)
+        if isinstance(f, np.ndarray): f = dict(arr_0=f)   # whatever its ending says
         else:
             with f: f = {k: f[k] for k in f.files}   # a torn or pickled array shows only here
-    except (ValueError, EOFError, BadZipFile) as e:
-        why = 'it is no .npy and no .npz' if 'you trust' in str(e) else e   # numpy would have any other file unpickled
+    except (ValueError, EOFError, BadZipFile, zlib.error) as e:
+        why = 'it is no .npy and no .npz (pictures: pass a folder or a .zip)' if 'you trust' in str(e) else e   # numpy would have any other file unpickled
         raise ValueError(f'{path.name} cannot be read as arrays of bytes: {why}') from e
     if 'arr_0' not in f:
         raise ValueError(f'{path.name} holds {some([*f])}: the pictures must be called arr_0, the labels arr_1')

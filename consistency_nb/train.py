@@ -40,6 +40,8 @@ class Run:
         self.p, self.seed, self.minutes = p, options.seed, options.minutes
         self.k, self.seconds, self.stopping = 0, 0., False
         self.place = place or Alone(options.device)
+        if p.form != 'pairs' and not self.place.tangents:
+            raise ValueError(f'form={p.form!r}: replicas in several processes carry no derivatives, pass shard=True')
         self.portions = portions(p.batch, self.place.processes, self.place.rank, options.accumulate)
         self.data, self.gen = parts.data.to(self.place.device), torch.Generator(self.place.device)
         self.pictures = few_pictures(self.data, self.place.device)

@@ -9,7 +9,7 @@ __all__ = ['to_trigflow', 'from_trigflow', 'difference_along', 'scm_tangent', 't
 from collections.abc import Callable
 import torch
 from torch import Tensor, nn
-from .core import append_dims, replay, rng_state
+from .core import append_dims, limits, number, readable, replay, rng_state
 from .continuous import along
 from .pfode import slope
 
@@ -32,6 +32,17 @@ def from_trigflow(
     return x / append_dims(angle.cos(), x), sigma_data * angle.tan()
 
 # %% ../nbs/10b_trigflow.ipynb #a3d0f443
+def _derivable(given):
+    "A rule: what a derivative along the path can be taken of."
+    t, step = given['t'], given.get('step', 0.)
+    if readable(t) and not (t > 0).all(): raise ValueError(f't goes down to {t.min().item():g}: pass levels above 0')
+    if step and torch.promote_types(given['x_t'].dtype, t.dtype).itemsize < 4:
+        raise ValueError(f"step={step} of {given['x_t'].dtype} images and {t.dtype} levels is lost in rounding: pass float32")
+    for n in 'weight', 'log_scale':
+        v = given.get(n)
+        if v is not None and v.shape != t.shape:
+            raise ValueError(f'{n} has shape {tuple(v.shape)}: pass a number for each image, shape {tuple(t.shape)}')
+
 def difference_along(f: Callable, x: Tensor, t: Tensor, v: Tensor, step: float) -> tuple[Tensor, Tensor]:
     "As `along`, the change by a central difference of steps `step * t`; one dropout mask serves all three passes."
     rng, h = rng_state(x.device), step * t
@@ -40,6 +51,7 @@ def difference_along(f: Callable, x: Tensor, t: Tensor, v: Tensor, step: float) 
         with torch.no_grad(), replay(rng): return f(x + append_dims(h, x) * v, t + h)
     return value, (at(h) - at(-h)) / append_dims(2 * h, x)
 
+@limits(_derivable, step=number(0, most=0.5))
 def scm_tangent(
     f: Callable,  # f(x, t), the identity at level 0
     x_t: Tensor,  # (B, ...) noisy images at level t
@@ -73,13 +85,14 @@ class LevelWeight(nn.Module):
     def __init__(self, waves: int = 16):
         super().__init__()
         self.register_buffer('frequencies', torch.linspace(0.25, 4, waves, dtype=torch.float32, device='cpu'))
-        self.linear = nn.Linear(2 * waves, 1)
+        self.linear = nn.Linear(2 * waves, 1, dtype=torch.float32, device='cpu')
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
     def forward(self, t: Tensor) -> Tensor:   # (B,) levels, (B,) out
         phase = t.log()[:, None] * self.frequencies
         return self.linear(torch.cat([phase.sin(), phase.cos()], 1).to(self.linear.weight)).squeeze(1)
 
+@limits(_derivable, step=number(0, most=0.5))
 def scm_loss(
     f: Callable,  # f(x, t), the identity at level 0; receives the gradient
     x_t: Tensor,  # (B, ...) noisy images at level t

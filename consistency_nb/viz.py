@@ -7,6 +7,7 @@ __all__ = ['PLANNED', 'grid_image', 'enlarge', 'save_grid', 'show_grid', 'compar
 
 # %% ../nbs/21_viz.ipynb #a3a63f76
 import itertools, json, math
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -131,16 +132,16 @@ PLANNED = 'images', 'lr', 'of'   # what a log holds, and nobody needs to see
 
 def curves(
     metrics_jsonl: str | Path | list,  # one JSON object per line, or a list of dicts
-    keys: list | None = None,  # what to draw; None: every number that changes, but for what only counts or is planned
+    keys: list | str | None = None,  # what to draw; None: every number that changes, but for what only counts or is planned
     x: str = 'step',  # the horizontal axis
     log: bool = True,  # logarithmic vertical axis where values are positive and differ tenfold
 ):
     "Training curves, one panel per recorded number."
     rows = metrics_jsonl
-    if not isinstance(rows, list): rows = [json.loads(r) for r in Path(rows).read_text().splitlines() if r.strip()]
+    if not isinstance(rows, list): rows = [json.loads(r) for r in Path(rows).read_text().splitlines() if r.endswith('}')]
     names = [k for k in dict.fromkeys(k for r in rows for k in r) if k != x]
-    data = {k: [(r[x], r[k]) for r in rows if x in r and isinstance(r.get(k), (int, float))] for k in names}
-    keys = keys or [k for k, v in data.items() if len({b for _, b in v}) > 1 and k not in PLANNED]
+    data = {k: [(r[x], r[k]) for r in rows if x in r and isinstance(r.get(k), Real)] for k in names}
+    keys = [keys] if isinstance(keys, str) else keys or [k for k, v in data.items() if len({b for _, b in v}) > 1 and k not in PLANNED]
     if not keys: raise ValueError(f"nothing to draw: no number changes along {x!r}")
     if unknown := [k for k in keys if not data.get(k)]:
         raise ValueError(f"the log has no {unknown[0]!r}; it has {sorted(k for k in data if data[k])}")
@@ -153,6 +154,7 @@ def curves(
             continue
         ax.plot(*zip(*data[k]))
         ax.set(title=k, xlabel=x)
-        low, high = min(b for _, b in data[k]), max(b for _, b in data[k])
+        finite = [b for _, b in data[k] if math.isfinite(b)] or [0.]
+        low, high = min(finite), max(finite)
         if log and 0 < 10 * low < high: ax.set_yscale('log')
     return fig

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from consistency_nb import assemble, checkpoints, core, cost, data as data_, distances, edit, evaluate, exchange, features, files, folders, foreign, formats, launch, names, npz, objective, place
-from consistency_nb import pixels, processes, references, sample, schedules, sets, stream, viz, watch
+from consistency_nb import assemble, checkpoints, continuous, core, cost, data as data_, distances, edit, evaluate, exchange, features, files, folders, foreign, formats, launch, names, npz, objective, place
+from consistency_nb import pixels, processes, references, sample, schedules, sets, stream, trigflow, viz, watch
 from consistency_nb.adm import ADMAttention, ADMUNet
 from consistency_nb.checkpoints import load, save
 from consistency_nb.data import Images, dataset
@@ -258,7 +258,7 @@ def dead_link():
     png('p/a.png')
     Path('p/b.png').symlink_to('gone.png')
     dataset('p', size=8)
-row('folders.fingerprint', 'mend it, replace it or take it away', dead_link, lambda s: (Path('p/b.png').unlink(), replaced(s)), away)
+row('folders._dead', 'mend it, replace it or take it away', dead_link, lambda s: (Path('p/b.png').unlink(), replaced(s)), away)
 row('pixels.write_picture', 'pass a batch of one, and a name that ends in .png', lambda: pixels.write_picture(x, 'a.xyz'), lambda s: pixels.write_picture(x[:1], 'a.png'))
 def labelled_folder(table):
     for k in 'ab': png(f'p/{k}/1.png')
@@ -332,6 +332,13 @@ row('sets.cifar10', 'have it fetched to there: dataset takes download=True, and 
 row('sets.folder_ranks', '(lines such as "n02119789 1 kit_fox")', lambda: sets.folder_ranks(Path('map.txt')), lambda s: (Path('map.txt').write_text(code(s, r'such as (".*")')), sets.folder_ranks(Path('map.txt'))))
 row('data.check_data', "such as dataset('avatars32')", lambda: data_.pixel_moments('avatars32'), lambda s: data_.pixel_moments(dataset('avatars32-20')))
 
+row('launch.read_preset', 'pass one of a run', lambda: (Path('p.json').write_text('{"nam": 1}'), launch.read_preset('p.json')), lambda s: launch.read_preset(re.search(r'such as (\w+)', s)[1]))
+f0, x0_, t0 = Consistency(UNet((8, 8), blocks=1, patch=1, attention=(), emb=8)), torch.randn(2, 3, 8, 8), torch.tensor([0., 1.])
+row('continuous._above_0', 'pass levels above 0', lambda: continuous.continuous_loss(f0, x0_, t0, x0_), lambda s: continuous.continuous_loss(f0, x0_, t0 + .1, x0_))
+row('trigflow._derivable', 'pass levels above 0', lambda: trigflow.scm_loss(f0, x0_, t0, x0_), lambda s: trigflow.scm_loss(f0, x0_, t0 + .1, x0_))
+row('trigflow._derivable', 'pass float32', lambda: trigflow.scm_loss(f0, x0_.half(), t0.half() + 1, x0_.half(), step=1e-3), lambda s: trigflow.scm_loss(f0, x0_, t0 + 1, x0_, step=1e-3))
+row('trigflow._derivable', 'pass a number for each image', lambda: trigflow.scm_loss(f0, x0_, t0 + 1, x0_, weight=torch.ones(2, 1)), lambda s: trigflow.scm_loss(f0, x0_, t0 + 1, x0_, weight=torch.ones(2)))
+
 # ---- presets and parameters
 
 ct, cd, pd_ = (preset(f'avatars32_{m}') for m in ('ct', 'cd', 'pd'))
@@ -381,7 +388,7 @@ row('place.check_run', 'pass a network, such as UNet()', lambda: check_run(plain
 row('place.check_run', 'needs a distance: pass a function', lambda: check_run(plain, parts(distance=None), Options()), lambda s: fine(plain, parts(distance=l2)))
 row('place.check_run', 'set image_size, and in_channels in net, to what they have', lambda: check_run(plain, parts(data=images(of=u8[:, :1].repeat(1, 1, 2, 2))), Options()),
     lambda s: fine(override(plain, image_size=16, net=dict(cls='UNet', in_channels=1)), parts(net=net(in_channels=1), data=images(of=u8[:, :1].repeat(1, 1, 2, 2)))))
-row('place.check_run', 'takes multiples of 2 pixels: set image_size to one', lambda: check_run(override(plain, image_size=7), parts(data=images(of=u8[..., :7, :7])), Options()), lambda s: fine(override(plain, image_size=6), parts(data=images(of=u8[..., :6, :6]))))
+row('place.check_run', 'takes multiples of 2 pixels: set image_size to 8', lambda: check_run(override(plain, image_size=7), parts(data=images(of=u8[..., :7, :7])), Options()), lambda s: fine(override(plain, image_size=6), parts(data=images(of=u8[..., :6, :6]))))
 row('place.check_run', 'mine has none: set num_classes=None in net', lambda: check_run(P, parts(10), Options()), lambda s: fine(override(P, net=P.net | dict(num_classes=None)), parts()))
 row('place.check_run', 'mine has 20 classes, avatars32_ct knows 10: set num_classes=20 in net', lambda: check_run(P, parts(10, 20), Options()), lambda s: fine(override(P, net=P.net | dict(num_classes=20)), parts(20, 20)))
 row('place.check_run', 'set it to False, or shard=False and dropout=0', lambda: check_run(override(plain, dropout=.1), parts(), Options(compile=True, shard=True)),
@@ -668,6 +675,7 @@ def begin_cell(run): return next(c['id'] for c in json.loads((ROOT/f'nbs/{run}.i
 
 ADVICE = re.compile(r'\b(pass|set|choose|take|give|leave|remove|use|fetch|make|mend|turn|repeat|replace|copy|put|ask|save|build|connect|install|wait|name one|say at|valid ones|must be|such as|needed)\b')
 ELSEWHERE = {   # function -> why no row does what it says
+    'train.__init__': 'tests/test_processes.py', 'folders.fingerprint': 'of a file that goes while it is looked at',
     'cache.read_tensors': 'says what is wrong, no more', 'checkpoints.fetch': 'a name on the hub: needs a network', 'checkpoints.find': 'has a row',
     'data.avatars': 'pip install', 'distances._build': 'pip install', 'exchange.optional': 'pip install', 'features.__init__': 'pip install', 'folders.open_lmdb': 'pip install', 'sets.cifar10': 'has a row',
     'exchange.onnx_gap': 'tests/test_checkpoints.py', 'names.spec_from_diffusers': 'tests/test_golden_adm.py', 'foreign.gather': 'of a broken file', 'foreign.tensor': 'of a broken file', 'foreign.array': 'of a broken file',

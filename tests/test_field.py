@@ -506,3 +506,97 @@ def test_leftovers_of_killed_writers_go(tmp_path):
     for p in (old, other): os.utime(p, (0, 0))
     write_whole(tmp_path/'x.npz', lambda p: p.write_text('whole'))
     assert not old.exists() and young.exists() and other.exists() and (tmp_path/'x.npz').read_text() == 'whole'
+
+def test_other_files_beside_are_left_alone(tmp_path):
+    "Those of an editor, a folder, a dead link: none is deleted, none stops the writing."
+    (tmp_path/'.x.json.swp').write_text('unsaved')
+    (tmp_path/'.x.json.7').mkdir()
+    (tmp_path/'.x.json.8').symlink_to('gone')
+    for p in (tmp_path/'.x.json.swp', tmp_path/'.x.json.7'): os.utime(p, (0, 0))
+    write_whole(tmp_path/'x.json', lambda p: p.write_text('whole'))
+    assert (tmp_path/'x.json').read_text() == 'whole' and (tmp_path/'.x.json.swp').exists() and (tmp_path/'.x.json.7').is_dir()
+    assert (tmp_path/'x.json').stat().st_mode & 0o777 == tmp_path.stat().st_mode & 0o666
+
+# ---- folders that lead back, lead nowhere, wait, or lie beside a picture
+
+def classes_in(where, *names):
+    for n in names:
+        (where/n).parent.mkdir(parents=True, exist_ok=True)
+        picture(8, 8).save(where/n)
+    return where
+
+def test_a_link_to_a_folder_above_multiplies_nothing(tmp_path):
+    where = classes_in(tmp_path, 'a/0.png', 'a/1.png', 'b/0.png')
+    (where/'a/all').symlink_to('..')
+    (where/'self').symlink_to('.')
+    data = dataset(where, size=8)
+    assert len(data) == 3 and data.labels.tolist() == [0, 0, 1]
+
+def test_a_class_that_cannot_be_opened_moves_no_label(tmp_path):
+    where = classes_in(tmp_path, 'cat/0.png', 'emu/0.png')
+    (where/'dog').symlink_to(tmp_path/'gone')
+    with pytest.raises(ValueError, match='dog cannot be opened .*mend it, replace it or take it away'): dataset(where, size=8)
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    where = classes_in(tmp_path, '0.png')
+    os.mkfifo(where/'f.png')
+    assert len(dataset(where, size=8)) == 1
+
+def test_a_picture_beside_folders_is_told(tmp_path, capsys):
+    data = dataset(classes_in(tmp_path, 'cat/0.png', 'emu/0.png', 'preview.png'), size=8)
+    assert data.labels is None and 'its folders are no classes, as preview.png lies beside them' in capsys.readouterr().out
+
+def test_names_of_other_packers(tmp_path):
+    "Written with backslashes, and twice under one name."
+    where = zipped(tmp_path/'s.zip', ['cat\\0.png', 'dog\\0.png'])
+    assert dataset(where, size=8).classes == ('cat', 'dog')
+    with pytest.warns(UserWarning, match='Duplicate'): where = zipped(tmp_path/'t.zip', ['a/0.png', 'a/0.png', 'b/0.png'])
+    assert len(dataset(where, size=8)) == 2
+
+@pytest.mark.parametrize('name', ['./{}', 'x/../{}'])
+def test_labels_may_spell_paths_otherwise(name, tmp_path):
+    names = ['0/a.png', '1/b.png']
+    data = dataset(zipped(tmp_path/'s.zip', names, {'dataset.json': json.dumps(dict(labels=[[name.format(n), i + 4] for i, n in enumerate(names)]))}), size=8)
+    assert data.labels.tolist() == [4, 5]
+
+def test_a_damaged_picture_of_a_zip_is_named(tmp_path):
+    where = zipped(tmp_path/'s.zip', ['0.png', '1.png'])
+    raw = bytearray(where.read_bytes())
+    raw[raw.index(b'IDAT') + 10] ^= 255
+    where.write_bytes(raw)
+    with pytest.raises(ValueError, match='s.zip/0.png cannot be read as a picture .*CRC.*pack it again'): dataset(where, size=8)
+    lazy = dataset(where, size=8, memory=0)
+    assert len(lazy.check()) == 1
+
+@pytest.mark.parametrize('name', ['x.NPY', 'x.npz', 'x.npy'])
+def test_arrays_are_what_they_hold(name, tmp_path):
+    with open(tmp_path/name, 'wb') as f: np.save(f, np.zeros((2, 8, 8, 3), np.uint8))
+    assert dataset(tmp_path/name, size=8).shape == (3, 8, 8)
+
+@pytest.mark.parametrize('depth', [2, 4])
+def test_clear_pixels_of_few_bits(depth, tmp_path):
+    "A PNG of 2 or 4 bits whose second grey is clear."
+    import zlib
+    width, key = 8, 1
+    row = int(''.join(format(key if i < 4 else 2, f'0{depth}b') for i in range(width)), 2).to_bytes(width * depth // 8, 'big')
+    chunk = lambda kind, data: struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+    raw = b''.join(b'\0' + row for _ in range(8))
+    (tmp_path/'x.png').write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', width, 8, depth, 0, 0, 0, 0))
+                                   + chunk(b'tRNS', struct.pack('>H', key)) + chunk(b'IDAT', zlib.compress(raw)) + chunk(b'IEND', b''))
+    for behind, want in ('white', 1.), ('black', -1.): assert read_picture(tmp_path/'x.png', 8, 1, behind)[0, 0, :, :4].eq(want).all()
+
+# ---- transforms that nest, recomputation under forward mode
+
+def test_labels_within_nested_transforms():
+    net = UNet(channels=(8, 8), blocks=1, emb=8, patch=1, num_classes=3)
+    f, x, y = Consistency(net.eval().requires_grad_(False)), torch.randn(3, 3, 8, 8), torch.arange(3)
+    one = torch.func.grad(lambda a, k: f(a[None], 5., k[None]).square().sum())
+    got = torch.func.vmap(one)(x, y)
+    for i in range(3): assert_close(got[i], one(x[i], y[i]), rtol=1e-3, atol=1e-5)
+
+def test_a_derivative_trains_with_recomputation_on():
+    from consistency_nb.continuous import continuous_loss
+    net = UNet(channels=(8, 8), blocks=1, emb=8, patch=1)
+    net.checkpointing = True
+    continuous_loss(Consistency(net), torch.randn(2, 3, 8, 8), torch.tensor([.5, 5.]), torch.randn(2, 3, 8, 8)).mean().backward()
+    assert all(v.grad.isfinite().all() for v in net.parameters() if v.grad is not None)

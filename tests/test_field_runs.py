@@ -222,3 +222,51 @@ def test_a_grown_folder_says_with_which_number_it_goes_on(tmp_path):
     launch_main(words + ['3', '--sigma_data', str(had)])
     assert json.loads((tmp_path/'run/preset.json').read_text())['iterations'] == 3
     HELD.pop((tmp_path/'run').resolve()).release()
+
+def test_a_new_run_has_no_levels_of_the_old_one(tmp_path):
+    launch_main(BRIEF + ['--out_dir', str(tmp_path), '--iterations', '2'])
+    f = load(tmp_path)
+    f.facts['levels'] = {'2': [80., .5]}
+    save(f, tmp_path/'model.safetensors')
+    for c in tmp_path.glob('checkpoint*'): c.unlink()
+    HELD.pop(tmp_path.resolve()).release()
+    launch_main(BRIEF + ['--out_dir', str(tmp_path), '--iterations', '2', '--T', '40'])
+    assert load(tmp_path).levels == {1: (40.,)}
+    HELD.pop(tmp_path.resolve()).release()
+
+def test_the_preset_says_the_length_that_the_run_has(tmp_path):
+    said = lambda: json.loads((tmp_path/'preset.json').read_text())['iterations']
+    launch_main(BRIEF + ['--out_dir', str(tmp_path), '--iterations', '2'])
+    assert said() == 2
+    HELD.pop(tmp_path.resolve()).release()
+    launch_main(BRIEF + ['--out_dir', str(tmp_path), '--minutes', '1'])   # it has reached its end
+    assert said() == 2
+    HELD.pop(tmp_path.resolve()).release()
+
+def test_somebodys_model_in_the_folder_loses_nothing(tmp_path):
+    from safetensors.torch import save_file
+    save_file(dict(a=torch.zeros(2)), tmp_path/'model.safetensors')
+    launch_main(BRIEF + ['--out_dir', str(tmp_path), '--iterations', '2'])
+    assert load(tmp_path).T == 80.
+    HELD.pop(tmp_path.resolve()).release()
+
+def test_a_stopped_run_can_be_opened(tmp_path):
+    run = start(tmp_path, '--iterations', '100000')
+    until((tmp_path/'metrics.jsonl').exists)
+    run.send_signal(2)
+    said, _ = run.communicate(timeout=120)
+    assert 'stopped by SIGINT' in said and 'the model in' in said and load(tmp_path).T == 80.
+
+def test_a_student_is_no_teacher():
+    p = override(preset('avatars32_cd'), data='avatars32-100', teacher='avatars32-cd')
+    with pytest.raises(ValueError, match='is a consistency function, a student itself: pass a diffusion model'): parts_of(p, Options(device='cpu'))
+
+def test_more_classes_than_the_teacher_knows(tmp_path):
+    for k in range(11):
+        (tmp_path/'mine'/f'{k:02d}').mkdir(parents=True)
+        Image.fromarray(RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path/'mine'/f'{k:02d}'/'0.png')
+    f = load('avatars32-edm')
+    f.facts['data'] = 'mine'
+    save(f, tmp_path/'teacher.safetensors')
+    p = override(preset('avatars32_cd'), data=str(tmp_path/'mine'), teacher=str(tmp_path/'teacher.safetensors'))
+    with pytest.raises(ValueError, match='knows 10 classes, mine has 11. Train a diffusion model of your pictures'): parts_of(p, Options(device='cpu'))

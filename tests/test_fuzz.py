@@ -64,7 +64,7 @@ def road(tmp) -> dict:
     unet = dict(channels=(8, 16), blocks=1, attention=(1,), emb=8)
     return {
         'core': dict(
-            check_index=Row(count=Own(4), n=n, ok='n.batch'), find_device=Row(device='cpu'), readable=part(v=n),
+            check_index=Row(count=Own(4), n=n, ok='n.batch'), find_device=Row(device='cpu'), readable=part(v=n), transformed=part(),
             check_batch=Row(x0=x, z=z), check_numbers=Row(whole=Own(True), least=Own(1), N=3, ok='N.huge'), check_seed=Row(seed=1, ok='seed.zero'), check_levels=Row(x=x, t=t),
             limits=part(seed=core.check_seed), whole=part(least=1, most=9), number=part(above=0.), every=part(rule=core.whole(1)), batches=part(lambda names: core.batches(*names), names=('a', 'b')),
             append_dims=Row(v=t, x=x), per_sample=[Row(t=t, x=x), Row(t=2., x=x, ok='t.zero t.huge x.rank x.batch')],
@@ -157,10 +157,10 @@ def files(tmp) -> dict:
     whole = presets.preset('avatars32_cd')
     return {
         'pixels': dict(
-            check_bytes=part(b=batch), as_floats=Row(b=batch, flip=flip, ok='flip.meta'), to_bytes=Row(x=batch.float(), ok='x.rank x.batch'), eight_bits=part(im=pic), upright=part(im=pic), middle=part(im=pic, w=4, h=4), square=part(im=pic, size=8),
+            check_bytes=part(b=batch), as_floats=Row(b=batch, flip=flip, ok='flip.meta'), to_bytes=Row(x=batch.float(), ok='x.rank x.batch'), eight_bits=part(im=pic), clear_colour=part(im=pic), upright=part(im=pic), middle=part(im=pic, w=4, h=4), square=part(im=pic, size=8),
             check_channels=part(channels=3), read_square=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), read_picture=Row(file=tmp/'zoo'/'a'/'1.png', size=8, channels=3), shown_size=part(file=tmp/'zoo'/'a'/'1.png'), write_picture=Row(x=batch[:1].float(), path=out/'zoo.png')),
         'folders': dict(
-            picture_files=Row(folder=tmp/'zoo', ok='folder.empty folder.unknown'), class_labels=part(names=['a/1.png', 'b/2.png']), class_names=part(names=['a/1.png', 'b/2.png']), is_picture=part(name='a/1.png'), in_order=part(names=['a/1.png']),
+            picture_files=Row(folder=tmp/'zoo', ok='folder.empty folder.unknown'), hidden=part(name='a/1.png'), is_file=part(path=tmp/'a.npy'), stray=part(names=['a/1.png']), class_labels=part(names=['a/1.png', 'b/2.png']), class_names=part(names=['a/1.png', 'b/2.png']), is_picture=part(name='a/1.png'), in_order=part(names=['a/1.png']),
             shared_folders=part(names=['a/1.png', 'b/2.png']), tops=part(names=['a/1.png', 'b/2.png']),
             stated_labels=part(table='{"labels": null}', names=['a/1.png']),
             open_lmdb=part(lambda folder: None, folder=tmp), Records=part(lambda folder: None, folder=tmp), some=part(names=['a']),
@@ -202,7 +202,7 @@ def models(tmp) -> dict:
     return {
         'precond': dict(
             edm_scalings=part(t=t, sigma_data=.5), cm_scalings=part(t=t, sigma_data=.5, eps=.002),
-            Denoiser=[Row(net=net, sigma_data=.5), Row(D, x=x, t=t)], Consistency=[Row(net=net, sigma_data=.5, eps=.002, T=80.), Row(f, x=x, t=t)]),
+            Denoiser=[Row(net=net, sigma_data=.5), Row(D, x=x, t=t)], Consistency=[Row(net=net, sigma_data=.5, eps=.002, T=80., ok='eps.zero'), Row(f, x=x, t=t)]),
         'sample': dict(
             start=Row(seeds=(1, 2), shape=(3, 8, 8), T=80., ok='shape.empty'), onestep=Row(f=G, x=x, T=80., ok='x.rank x.batch'), check_levels=Row(levels=lv, eps=.002, T=80., ok='eps.zero'), multistep=Row(f=G, x=x, levels=lv, eps=.002, seeds=(1, 2), ok='x.rank eps.zero'),
             generate=Row(draw=lambda x, s: x, seeds=(1, 2), shape=(3, 8, 8), T=80., batch=1, ok='shape.empty batch.huge'), labelled=part(f=G, seeds=(1, 2), classes=3), class_indices=Row(model=Own(C), y=['a', 0], ok='y.text'), of_class=[Row(model=Own(C), y='a', ok=''), part(sample.of_class(C, 'a'), x=x, t=t)], Found=part(levels=lv, indices=(0, 1), score=1., tried={}),
@@ -289,7 +289,7 @@ def running(tmp) -> dict:
         'launch': dict(
             fit_in=[Row(by_name(in_folder), **door, log_every=1., save_every=1., on_log=none, ok=legal + ' log_every.zero log_every.huge save_every.zero save_every.huge on_log.none'),
                     Row(by_name(lambda p, parts, options, **a: launch.fit_in(p=p, parts=parts, options=options, **a)), out_dir=str(tmp/'fit'), **{k: Own(v) for k, v in door.items()}, ok='out_dir.unknown')],
-            model_of=part(run=run), write_preset=part(run=run, out=tmp), write_model=part(model=objective.wrap(net, p), path=tmp/'m.safetensors', p=p, data=images), launch=Row(by_name(launched), **door, ok=legal), check_options=Row(tiny(launch.check_options), p=p, seed=0, minutes=0., device='cpu', accumulate=1, tracker='', num_processes=1, num_nodes=1, node_rank=0, address='', port=0,
+            model_of=part(run=run), Note=part(out=tmp), levels_in=part(out=tmp), write_model=part(model=objective.wrap(net, p), path=tmp/'m.safetensors', p=p, data=images), launch=Row(by_name(launched), **door, ok=legal), check_options=Row(tiny(launch.check_options), p=p, seed=0, minutes=0., device='cpu', accumulate=1, tracker='', num_processes=1, num_nodes=1, node_rank=0, address='', port=0,
                 ok='seed.none seed.text seed.list seed.nan seed.inf seed.negative seed.zero seed.huge seed.fraction minutes.none minutes.text minutes.list minutes.nan minutes.inf minutes.negative minutes.zero minutes.huge tracker.none node_rank.zero address.none address.number address.unknown address.nul port.zero'),
             true_or_false=part(s='True'), read_options=part(argv=['--preset', 'avatars32_ct']), plain=part(word='3'), read_preset=Row(name='avatars32_ct'), main=part(never, argv=[]))}
 

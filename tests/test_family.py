@@ -1,0 +1,76 @@
+"Every method since the paper through the same loop: small networks, a few steps, and what must hold whatever is trained."
+import copy
+import pytest, torch
+from torch.testing import assert_close
+from consistency_nb.assemble import distance_of, step_of
+from consistency_nb.data import Images
+from consistency_nb.launch import fit_in, model_of
+from consistency_nb.nets import UNet
+from consistency_nb.place import Options, Parts
+from consistency_nb.precond import Denoiser
+from consistency_nb.presets import FAMILY, override
+from consistency_nb.train import Run, train
+
+NAMES = [p.name for p in FAMILY if p.image_size == 32]
+CPU = Options(device='cpu')
+
+def small(name, classes=3, **changes):
+    "The preset on 8 pixels, and its parts."
+    p = override(next(p for p in FAMILY if p.name == name), **dict(image_size=8, batch=6, iterations=6, precision='fp32', init='random', data='x',
+                 net=dict(cls='UNet', channels=[8, 8], blocks=1, patch=1, attention=[1], emb=8, num_classes=classes)) | changes)
+    torch.manual_seed(0)
+    make = lambda: UNet(channels=(8, 8), blocks=1, patch=1, attention=(1,), emb=8, num_classes=classes)
+    g = torch.Generator().manual_seed(0)
+    images = Images(torch.randint(0, 256, (30, 3, 8, 8), generator=g, dtype=torch.uint8), 'x', torch.arange(30) % classes if classes else None)
+    net, teacher = make(), Denoiser(make().eval().requires_grad_(False), p.sigma_data)
+    for v in net.parameters():
+        if v.ndim > 1: torch.nn.init.normal_(v, std=.1)
+    return p, Parts(net, images, teacher if p.method == 'cd' else None, distance_of(p), step_of(p))
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('changes', [{}, dict(dropout=.2), dict(precision='bf16'), dict(classes=None)], ids=['plain', 'dropout', 'bf16', 'no classes'])
+def test_it_trains(name, changes):
+    p, parts = small(name, **changes)
+    before = [v.clone() for v in parts.net.parameters()]
+    run = train(Run(p, parts, CPU))
+    assert run.k == 6 and torch.isfinite(run.norm) and run.norm > 0
+    moved = [not torch.equal(a, b) for a, b in zip(before, run.raw.parameters())]
+    assert sum(moved) > .8 * len(moved)
+    f, y = model_of(run), torch.arange(2) if p.net.get('num_classes') else None
+    x = torch.randn(2, 3, 8, 8)
+    assert f(x, 80., y).isfinite().all() and f.eps == (0. if p.form == 'scm' or p.draw == 'ect' else .002)
+    assert_close(f(x, f.eps, y), x, rtol=0, atol=1e-6)
+
+@pytest.mark.parametrize('name', NAMES)
+def test_portions_give_the_same(name):
+    "A batch in three portions, each with the noise of its places."
+    nets = []
+    for accumulate in 1, 3:
+        p, parts = small(name)
+        nets.append(train(Run(p, parts, Options(device='cpu', accumulate=accumulate))).raw.state_dict())
+    for n in nets[0]: assert_close(nets[0][n], nets[1][n], rtol=2e-3, atol=2e-4)
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_resumed_run_is_the_same(name, tmp_path):
+    p, parts = small(name, dropout=.1)
+    whole = fit_in(tmp_path/'whole', p, copy.deepcopy(parts), CPU, bar=False)
+    stop = lambda run, record: setattr(run, 'stopping', run.k >= 3)
+    first = fit_in(tmp_path/'part', p, copy.deepcopy(parts), CPU, on_log=stop, log_every=0., bar=False)
+    assert 0 < first.k < 6
+    second = fit_in(tmp_path/'part', p, copy.deepcopy(parts), CPU, bar=False)
+    for n, v in whole.raw.state_dict().items(): assert torch.equal(v, second.raw.state_dict()[n]), n
+
+def test_the_record_of_a_run_without_a_grid_has_no_levels(tmp_path):
+    import json
+    for name, has in ('avatars32_sct', False), ('avatars32_ect', False), ('avatars32_ict', True):
+        p, parts = small(name)
+        fit_in(tmp_path/name, p, parts, CPU, log_every=0., bar=False)
+        rows = [json.loads(l) for l in (tmp_path/name/'metrics.jsonl').read_text().splitlines()]
+        assert all(('N' in r) == has for r in rows)
+
+@pytest.mark.parametrize('changes, said', [(dict(form='continuous'), "it has no intervals, pass 'uniform' or 'lognormal'"), (dict(form='scm', draw='uniform', weight='uniform', checkpointing=True), 'pass checkpointing=False'),
+                                           (dict(form='scm', draw='uniform'), "pass weight='uniform'"), (dict(form='scm', draw='uniform', weight='uniform', mu=.5), 'the target is the model itself'),
+                                           (dict(form='continuous', draw='uniform', distance='l1'), 'l1 has no curvature'), (dict(draw='ect'), "pass solver='euler'")], ids=str)
+def test_what_does_not_go_together_is_refused(changes, said):
+    from consistency_nb.presets import preset
+    with pytest.raises(ValueError, match=said): override(preset('avatars32_cd'), **changes)
