@@ -98,6 +98,7 @@ def anywhere(p: Preset, B: int, gen: torch.Generator) -> Tensor:   # (B,)
     if p.draw == 'uniform': return karras_level(uniform(gen, B), p.eps, p.T, p.rho)
     return lognormal_t(B, gen, p.t_mean, p.t_std).clamp(p.eps, p.T)
 
+# %% ../nbs/16a_objective.ipynb #cf38698d
 def levels_of(
     p: Preset,
     n: Tensor,     # (B,) long: indices of the grid; or floats: places between them, of which those below 0 count as 0

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'CHOICES', 'LIMITS', 'NETWORKS', 'AVATARS', 'FAMILY', 'PAPER', 'PRESETS', 'Levels', 'Preset', 'need_preset',
-           'is_power_of_2', 'faults_of_form', 'faults', 'check_preset', 'same_type', 'override', 'preset',
+           'faults_of_form', 'is_power_of_2', 'faults', 'check_preset', 'same_type', 'override', 'preset',
            'check_parameter', 'read_parameters']
 
 # %% ../nbs/16_presets.ipynb #541cadf2
@@ -88,11 +88,7 @@ def need_preset(p):
     if not isinstance(p, Preset):
         raise ValueError(f'the preset is {type(p).__name__} {p!r}: pass a Preset, such as preset({[*PRESETS][0]!r})')
 
-# %% ../nbs/16_presets.ipynb #68785ef8
-def is_power_of_2(n: int) -> bool:  # n > 1
-    "A power of 2, and not 1."
-    return n > 1 and not n & (n - 1)
-
+# %% ../nbs/16_presets.ipynb #29bd512f
 def faults_of_form(p: Preset) -> Iterator[str]:
     "What does not go with a form of the loss, or with its levels."
     if p.form == 'pairs' and p.draw != 'ect': return
@@ -108,6 +104,11 @@ def faults_of_form(p: Preset) -> Iterator[str]:
         yield f"{what} with weight={p.weight!r}: pass weight='uniform'"
     if p.form == 'pairs' and p.method == 'cd' and p.solver == 'heun':
         yield f"{what} steps down to level 0: pass solver='euler'"
+
+# %% ../nbs/16_presets.ipynb #68785ef8
+def is_power_of_2(n: int) -> bool:  # n > 1
+    "A power of 2, and not 1."
+    return n > 1 and not n & (n - 1)
 
 def faults(p: Preset) -> Iterator[str]:
     "Why no run can begin with this record; nothing, if one can."
