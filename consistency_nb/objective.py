@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'levels_at', 'pd_stage', 'mu_at', 'lr_at', 'ema_at', 'autocast_dtype', 'boundary', 'wrap', 'stage_at',
-           'faded', 'uniform', 'anywhere', 'levels_of', 'hop', 'weight_of', 'with_labels', 'Objective', 'noise']
+           'faded', 'uniform', 'anywhere', 'levels_of', 'pair_of', 'hop', 'weight_of', 'with_labels', 'without_gap',
+           'Objective', 'noise']
 
 # %% ../nbs/16a_objective.ipynb #4047322c
 import dataclasses, math
@@ -108,6 +109,16 @@ def levels_of(
     if n.dtype == torch.long: return grid[n]
     return karras_level(n.clamp(min=0) / (len(grid) - 1), p.eps, p.T, p.rho)
 
+def pair_of(
+    p: Preset,
+    n: Tensor,     # (B,) what was drawn: intervals, or ECT's levels
+    grid: Tensor,  # (N,) the preset's levels
+    stage: int,    # ECT's
+) -> tuple[Tensor, Tensor]:  # (B,) levels t, above, and r, below
+    "The two levels of each pair."
+    if p.draw == 'ect': return n, n * ect_ratio(n, stage, p.q)
+    return levels_of(p, n + 1, grid), levels_of(p, n, grid)
+
 def hop(
     p: Preset,
     N: int,          # levels of the grid
@@ -125,6 +136,24 @@ def with_labels(f: Callable | None, y: Tensor | None) -> Callable | None:
     "A function of labels as one of image and level."
     return f if y is None or f is None else partial(f, y=y)
 
+# %% ../nbs/16a_objective.ipynb #951fa212
+def without_gap(
+    p: Preset,
+    model: Callable,            # f, receives the gradient
+    teacher: Callable | None,   # CD: D(x, t)
+    distance: Callable | None,  # 'continuous': d(a, b) -> (B,)
+    warm: float,                # 'scm': how far the derivative has been faded in
+    x0: Tensor,                 # (B, ...) images
+    z: Tensor,                  # noise, like x0
+    t: Tensor,                  # (B,) levels
+) -> Tensor:                    # (B,)
+    "Losses of neighbours at no distance."
+    x_t, weight = add_noise(x0, t, z), weight_of(p)
+    with torch.no_grad(): aim = x0 if p.method == 'ct' else teacher(x_t, t)
+    if p.form == 'scm': return scm_loss(model, x_t, t, aim, warm, p.sigma_data)
+    loss = continuous_loss(model, x_t, t, slope(x_t, t, aim), distance)
+    return loss if weight is None else weight(t, t) * loss
+
 # %% ../nbs/16a_objective.ipynb #0b190886
 @dataclasses.dataclass
 class Objective:
@@ -137,7 +166,6 @@ class Objective:
     distance: Callable | None = None  # CD, CT: d(a, b) -> (B,)
     step: Callable | None = None      # CD: the solver's step
     grids: dict = dataclasses.field(default_factory=dict)
-
     def draw(self, k: int, B: int, gen: torch.Generator) -> Tensor:  # (B,)
         "What step k draws besides images and noise: levels, or intervals of the grid: indices, or places between."
         p = self.p
@@ -150,26 +178,17 @@ class Objective:
     def __call__(self, k: int, x0: Tensor, z: Tensor, n: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         "Losses (B,) and levels (B,)."
         p, N = self.p, levels_at(self.p, k, self.K)
-        model, target, teacher = (with_labels(f, y) for f in (self.model, self.target, self.teacher))
+        model, target, D = (with_labels(f, y) for f in (self.model, self.target, self.teacher))
         if p.method == 'edm': return edm_loss(model, x0, n, z, p.sigma_data), n
-        if p.form != 'pairs': return self.without_gap(k, x0, z, n, model, teacher), n
+        if p.form != 'pairs':
+            return without_gap(p, model, D, self.distance, faded(p, k, self.K), x0, z, n), n
         grid = self.grid(N, x0.device)
         if p.method == 'pd':
             return pd_loss(model, target, x0, z, n, N - 1, partial(self.grid, device=x0.device)), grid[n + 1]
-        if p.draw == 'ect': t, r = n, n * ect_ratio(n, stage_at(p, k, self.K), p.q)
-        else: t, r = levels_of(p, n + 1, grid), levels_of(p, n, grid)
+        t, r = pair_of(p, n, grid, stage_at(p, k, self.K))
         x_t = add_noise(x0, t, z)
-        with torch.no_grad():
-            x_r = add_noise(x0, r, z) if p.method == 'ct' else hop(p, N, self.step)(x_t, t, r, teacher)
+        with torch.no_grad(): x_r = add_noise(x0, r, z) if p.method == 'ct' else hop(p, N, self.step)(x_t, t, r, D)
         return pair_loss(model, target, x_t, t, x_r, r, self.distance, weight_of(p)), t
-
-    def without_gap(self, k: int, x0: Tensor, z: Tensor, t: Tensor, model: Callable, teacher: Callable | None) -> Tensor:
-        "Losses (B,) of neighbours at no distance."
-        p, x_t, weight = self.p, add_noise(x0, t, z), weight_of(self.p)
-        with torch.no_grad(): aim = x0 if p.method == 'ct' else teacher(x_t, t)
-        if p.form == 'scm': return scm_loss(model, x_t, t, aim, faded(p, k, self.K), p.sigma_data)
-        loss = continuous_loss(model, x_t, t, slope(x_t, t, aim), self.distance)
-        return loss if weight is None else weight(t, t) * loss
 
     def grid(self, N: int, device) -> Tensor:
         "The grid of N levels, made once."

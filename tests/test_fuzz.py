@@ -260,7 +260,7 @@ def running(tmp) -> dict:
     never = lambda **a: None
     return {
         'objective': dict(
-            levels_at=part(p=p, k=3, K=10), boundary=part(p=p), stage_at=part(p=p, k=3, K=10), faded=part(p=p, k=3, K=10), anywhere=part(p=p, B=4, gen=gen()), pd_stage=part(p=presets.preset('avatars32_pd'), K=100), mu_at=[part(p=p, N=4), part(p=presets.preset('cifar10_ct'), N=4)],
+            levels_at=part(p=p, k=3, K=10), boundary=part(p=p), stage_at=part(p=p, k=3, K=10), faded=part(p=p, k=3, K=10), anywhere=part(p=p, B=4, gen=gen()), pair_of=part(p=p, n=n, grid=torch.linspace(1, 9, 5), stage=0), without_gap=part(p=presets.preset('avatars32_sct'), model=f, teacher=None, distance=None, warm=1., x0=x, z=x, t=n + 1.), pd_stage=part(p=presets.preset('avatars32_pd'), K=100), mu_at=[part(p=p, N=4), part(p=presets.preset('cifar10_ct'), N=4)],
             lr_at=part(p=p, k=3, K=10), ema_at=part(p=presets.preset('avatars32_edm'), k=3), autocast_dtype=[Row(precision='fp32', device=Own('cpu')), Row(precision=Own('auto'), device='cpu')],
             wrap=part(net=net, p=p), levels_of=part(p=p, n=n, grid=torch.tensor([.1, 1., 2.])), with_labels=part(f=f, y=None), weight_of=part(p=p), hop=part(p=p, N=3, step=solvers.euler_step), Objective=part(p=p, K=10, model=f, target=f),
             uniform=part(gen=gen(), n=2), noise=part(seed=1, part=range(2), shape=(3, 8, 8), gen=gen())),
