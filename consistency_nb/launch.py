@@ -154,7 +154,8 @@ def read_preset(name: str) -> Preset:  # of PRESETS, or a preset.json
     text = user_path(name).read_text(encoding='utf-8')
     try: return Preset(**{n: tuple(v) if isinstance(v, list) else v for n, v in json.loads(text).items()})
     except (TypeError, AttributeError, json.JSONDecodeError) as e:
-        raise ValueError(f'{name} is no preset ({e}): pass one of a run\'s folder, or a name such as avatars32_cd') from e
+        wanted = 'pass that of a run, or a name such as avatars32_cd'
+        raise ValueError(f'{name} is no preset ({e}): {wanted}') from e
 
 # %% ../nbs/18b_launch.ipynb #fc016c92
 def main(argv: list[str] | None = None):
@@ -172,7 +173,8 @@ def main(argv: list[str] | None = None):
     run = fit_in(out, p, parts, options, pictures(parts.data.shape, out))
     model = model_of(run)
     if run.place.main and run.k: write_model(model, out/'model.safetensors', p, parts.data, **levels)
-    if run.place.main: print(f'everything is in {out}' + f', the model in {out}/model.safetensors' * (run.k > 0), flush=True)
+    the_model = f', the model in {out}/model.safetensors' * (run.k > 0)
+    if run.place.main: print(f'everything is in {out}{the_model}', flush=True)
     if dist.is_initialized(): dist.destroy_process_group()
 
 # %% ../nbs/18b_launch.ipynb #c7df7cec

@@ -56,7 +56,7 @@ def eight_bits(
     return made
 
 def clear_colour(im):
-    "What a PNG says is clear, in the 8 bits to which PIL brings its pixels: of 2, 4 and 16 bits PIL leaves it as it was."
+    "What a PNG says is clear, in 8 bits like its pixels: of 2, 4 and 16 bits PIL leaves it as it was."
     tile = getattr(im, 'tile', None)
     key, stored = im.info.get('transparency'), str(tile[0][3]) if tile else ''
     if stored in ('L;2', 'L;4') and isinstance(key, int): im.info['transparency'] = key * {'L;2': 85, 'L;4': 17}[stored]

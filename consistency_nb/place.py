@@ -56,11 +56,12 @@ def check_run(p: Preset, parts: Parts, options: Options):
     side, K, labels = getattr(parts.net, 'side', 1), p.net.get('num_classes') or 0, parts.data.labels
     known = 0 if labels is None else int(labels.max()) + 1
     fresh = " and init='random'" * (p.method != 'edm' and p.init != 'random')   # a diffusion model begins classes anew
+    near = max(1, round(p.image_size / side)) * side
     fits = {f'net is {type(parts.net).__name__}: pass a network, such as UNet()': isinstance(parts.net, nn.Module),
             f'{p.name} needs a {(missing or [""])[0]}: pass a function': not missing,
             f'{parts.data.name} holds pictures of shape {has}, {p.name} wants {wants}: set image_size, and '
                 "in_channels in net, to what they have": has == wants,
-            f'the network of {p.name} takes multiples of {side} pixels: set image_size to {max(1, round(p.image_size / side)) * side}':
+            f'the network of {p.name} takes multiples of {side} pixels: set image_size to {near}':
                 not p.image_size % side,
             f'the network of {p.name} wants class labels, but {parts.data.name} has none: set num_classes=None in net'
                 + fresh: not K or known,

@@ -23,8 +23,8 @@ class Levels:
     growth: tuple = ()         # levels of the grid in stages of equal length, when it grows
     s0: int = 0                # CT: levels at the start; PD: intervals at the start; 0 for a fixed or staged grid
     s1: int = 0                # CT: intervals at the end
-    draw: str = 'uniform'      # law of the interval: 'uniform', 'lognormal', 'between': not tied to grid levels; or 'ect':
-                               # no grid, a log-normal level t and its r below
+    draw: str = 'uniform'      # law of the interval: 'uniform', 'lognormal', 'between': not tied to its levels;
+                               # or 'ect': no grid, a log-normal level t and its r below
     t_mean: float = -1.2       # mean of ln t in the log-normal law (EDM's; iCT: -1.1)
     t_std: float = 1.2         # its standard deviation (EDM's; iCT: 2.0)
     q: float = 2.              # ECT: the gap 1 - r/t shrinks by this factor in each of its stages
@@ -78,7 +78,8 @@ CHOICES = dict(method=('edm', 'cd', 'ct', 'pd'), optimizer=('radam', 'adam'), so
                form=('pairs', 'continuous', 'scm'),
                weight=('uniform', 'inverse_gap', 'inverse_c_out'), precision=('auto', 'fp32', 'bf16', 'fp16'))
 LIMITS = {'image_size': (1, 2**14), 'batch iterations gpus': (1, 2**31), 'warmup': (0, 2**31), 'N': (2, 2**20),
-          's0 s1 teacher_N': (0, 2**20), 'stages': (1, 100), 'q': (1.001, 1000), 'fade lr_decay': (0, 1), 'lr': (1e-12, 1e38),
+          's0 s1 teacher_N': (0, 2**20), 'stages': (1, 100), 'q': (1.001, 1000),
+          'fade lr_decay': (0, 1), 'lr': (1e-12, 1e38),
           'ema mu mu0 dropout label_dropout': (0, 1 - 1e-9), 'clip huber_c ema_ramp': (0, 1e9),
           'sigma_data eps T': (1e-6, 1e6), 'rho': (1e-3, 1e3), 't_mean': (-20, 20), 't_std': (1e-6, 10)}
 NETWORKS = 'UNet', 'SongUNet', 'ADMUNet'   # what `net` may name; the page on checkpoints makes them
@@ -93,7 +94,8 @@ def faults_of_form(p: Preset) -> Iterator[str]:
     "What does not go with a form of the loss, or with its levels."
     if p.form == 'pairs' and p.draw != 'ect': return
     what, itself = (f'form={p.form!r}', not (p.mu or p.mu0)) if p.form != 'pairs' else ("draw='ect'", True)
-    if p.method not in ('cd', 'ct'): yield f"{what}: method {p.method!r} has one form, pass form='pairs' and another draw"
+    if p.method not in ('cd', 'ct'):
+        yield f"{what}: method {p.method!r} has one form, pass form='pairs' and another draw"
     if p.form != 'pairs' and p.checkpointing:
         yield f'{what}: forward mode cannot compute activations again, pass checkpointing=False'
     if not itself: yield f'{what}: the target is the model itself, pass mu=0 and mu0=0'

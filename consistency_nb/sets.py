@@ -135,7 +135,8 @@ def read_arrays(
         else:
             with f: f = {k: f[k] for k in f.files}   # a torn or pickled array shows only here
     except (ValueError, EOFError, BadZipFile, zlib.error) as e:
-        why = 'it is no .npy and no .npz (pictures: pass a folder or a .zip)' if 'you trust' in str(e) else e   # numpy would have any other file unpickled
+        other = 'it is no .npy and no .npz (pictures: pass a folder or a .zip)'
+        why = other if 'you trust' in str(e) else e   # numpy would have any other file unpickled
         raise ValueError(f'{path.name} cannot be read as arrays of bytes: {why}') from e
     if 'arr_0' not in f:
         raise ValueError(f'{path.name} holds {some([*f])}: the pictures must be called arr_0, the labels arr_1')

@@ -132,16 +132,18 @@ PLANNED = 'images', 'lr', 'of'   # what a log holds, and nobody needs to see
 
 def curves(
     metrics_jsonl: str | Path | list,  # one JSON object per line, or a list of dicts
-    keys: list | str | None = None,  # what to draw; None: every number that changes, but for what only counts or is planned
+    keys: list | str | None = None,  # what to draw; None: every number that changes, but for PLANNED
     x: str = 'step',  # the horizontal axis
     log: bool = True,  # logarithmic vertical axis where values are positive and differ tenfold
 ):
     "Training curves, one panel per recorded number."
     rows = metrics_jsonl
-    if not isinstance(rows, list): rows = [json.loads(r) for r in Path(rows).read_text().splitlines() if r.endswith('}')]
+    if not isinstance(rows, list):   # a last line may be torn
+        rows = [json.loads(r) for r in Path(rows).read_text().splitlines() if r.endswith('}')]
     names = [k for k in dict.fromkeys(k for r in rows for k in r) if k != x]
     data = {k: [(r[x], r[k]) for r in rows if x in r and isinstance(r.get(k), Real)] for k in names}
-    keys = [keys] if isinstance(keys, str) else keys or [k for k, v in data.items() if len({b for _, b in v}) > 1 and k not in PLANNED]
+    if isinstance(keys, str): keys = [keys]
+    keys = keys or [k for k, v in data.items() if len({b for _, b in v}) > 1 and k not in PLANNED]
     if not keys: raise ValueError(f"nothing to draw: no number changes along {x!r}")
     if unknown := [k for k in keys if not data.get(k)]:
         raise ValueError(f"the log has no {unknown[0]!r}; it has {sorted(k for k in data if data[k])}")

@@ -332,7 +332,7 @@ row('sets.cifar10', 'have it fetched to there: dataset takes download=True, and 
 row('sets.folder_ranks', '(lines such as "n02119789 1 kit_fox")', lambda: sets.folder_ranks(Path('map.txt')), lambda s: (Path('map.txt').write_text(code(s, r'such as (".*")')), sets.folder_ranks(Path('map.txt'))))
 row('data.check_data', "such as dataset('avatars32')", lambda: data_.pixel_moments('avatars32'), lambda s: data_.pixel_moments(dataset('avatars32-20')))
 
-row('launch.read_preset', 'pass one of a run', lambda: (Path('p.json').write_text('{"nam": 1}'), launch.read_preset('p.json')), lambda s: launch.read_preset(re.search(r'such as (\w+)', s)[1]))
+row('launch.read_preset', 'pass that of a run', lambda: (Path('p.json').write_text('{"nam": 1}'), launch.read_preset('p.json')), lambda s: launch.read_preset(re.search(r'such as (\w+)', s)[1]))
 f0, x0_, t0 = Consistency(UNet((8, 8), blocks=1, patch=1, attention=(), emb=8)), torch.randn(2, 3, 8, 8), torch.tensor([0., 1.])
 row('continuous._above_0', 'pass levels above 0', lambda: continuous.continuous_loss(f0, x0_, t0, x0_), lambda s: continuous.continuous_loss(f0, x0_, t0 + .1, x0_))
 row('trigflow._derivable', 'pass levels above 0', lambda: trigflow.scm_loss(f0, x0_, t0, x0_), lambda s: trigflow.scm_loss(f0, x0_, t0 + .1, x0_))
