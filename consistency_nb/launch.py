@@ -19,7 +19,7 @@ from .objective import wrap
 from .precond import Denoiser
 from .place import Alone, Options, Parts, check_run, portions
 from .train import Clock, Hook, Run, train
-from .files import CHECKPOINT, Interrupt, Save, check_folder, go_on, held, run_folder
+from .files import CHECKPOINT, Interrupt, Save, check_folder, go_on, held, run_folder, what_remains
 from .watch import Watch, check_tracker, pictures
 from .parallel import place_of
 from .processes import enough_devices, follow_parent, start
@@ -35,7 +35,10 @@ class Note(Hook):
     def begin(self, run: Run):
         if not run.place.main: return
         text = json.dumps(dataclasses.asdict(override(run.p, iterations=run.K)), indent=1)
-        write_whole(self.out/'preset.json', lambda to: to.write_text(text, encoding='utf-8'))
+        try: write_whole(self.out/'preset.json', lambda to: to.write_text(text, encoding='utf-8'))
+        except OSError as e:
+            raise OSError(f'could not write preset.json ({e}): mend that, and make the same call again; '
+                          f'{what_remains(self.out/CHECKPOINT)}') from e
 
 @limits(log_every=number(least=0), save_every=number(least=0))
 def fit_in(
@@ -57,7 +60,7 @@ def fit_in(
     if run.place.main: check_sigma_data(parts.data, p.sigma_data)
     watch = Watch(out, options.tracker, log_every, bar, on_log)
     with held(out, run.place.main):
-        hooks = Interrupt(), Clock(options.minutes), Note(out), watch, Save(out, save_every, watch)
+        hooks = Interrupt(), Clock(options.minutes), watch, Note(out), Save(out, save_every, watch)
         return train(go_on(run, out), hooks)
 
 # %% ../nbs/18b_launch.ipynb #c6b35e41
