@@ -35,8 +35,9 @@ def passes(p: Preset) -> float:
     "Forward passes of the network that one training image is worth."
     stages = p.growth or (p.N,)   # a hop of a coarse grid is several of the teacher's steps
     hops = sum(max(1, math.ceil((p.teacher_N - 1) / (N - 1))) for N in stages) / len(stages)
-    if p.form != 'pairs': return 4 + (p.method == 'cd') + p.checkpointing   # value and derivative in one pass of two
-    without_gradient = dict(edm=0, ct=1, pd=2, cd=1 + hops * (2 if p.solver == 'heun' else 1))[p.method]
+    twice = 1 + (p.guidance != 1)   # the teacher, guided
+    if p.form != 'pairs': return 4 + twice * (p.method == 'cd') + p.checkpointing
+    without_gradient = dict(edm=0, ct=1, pd=2, cd=1 + twice * hops * (2 if p.solver == 'heun' else 1))[p.method]
     return 3 + without_gradient + p.checkpointing
 
 # %% ../nbs/21a_cost.ipynb #e0d67943

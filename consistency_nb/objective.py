@@ -17,6 +17,7 @@ from .core import find_device, mix_seed
 from .ema import ramped
 from .grid import between_n, karras_grid, karras_level, lognormal_n, lognormal_t, uniform_n
 from .precond import Consistency, Denoiser
+from .sample import guided
 from .schedules import ect_ratio, growth, mu, pd_rate, pd_steps, steps
 from .pfode import add_noise, slope
 from .solvers import substeps
@@ -178,7 +179,7 @@ class Objective:
     def __call__(self, k: int, x0: Tensor, z: Tensor, n: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         "Losses (B,) and levels (B,)."
         p, N = self.p, levels_at(self.p, k, self.K)
-        model, target, D = (with_labels(f, y) for f in (self.model, self.target, self.teacher))
+        model, target, D = (with_labels(f, y) for f in (self.model, self.target, guided(self.teacher, p.guidance)))
         if p.method == 'edm': return edm_loss(model, x0, n, z, p.sigma_data), n
         if p.form != 'pairs':
             return without_gap(p, model, D, self.distance, faded(p, k, self.K), x0, z, n), n

@@ -60,6 +60,7 @@ class Preset(Levels):
     weight: str = 'uniform'    # 'uniform', 'inverse_gap' or 'inverse_c_out'
     init: str = 'random'       # 'random', 'teacher', or the name of a model whose weights begin the run
     teacher: str = ''          # CD, PD: name or file of the denoiser that is distilled
+    guidance: float = 1.       # CD: w of classifier-free guidance of the teacher, which must know 'any class'; 1: none
     flip: bool = True          # mirror half of the images
     dropout: float = 0.        # of the trained network
     label_dropout: float = 0.  # share of images whose class is replaced by 'any class'
@@ -67,8 +68,7 @@ class Preset(Levels):
     checkpointing: bool = False  # compute a block's activations again in the backward pass: less memory, more time
     gpus: int = 1              # devices of the published run
     def __post_init__(self): check_preset(self)
-    @property
-    def on_grid(self) -> bool: return self.method != 'edm' and self.form == 'pairs' and self.draw != 'ect'
+    on_grid = property(lambda p: p.method != 'edm' and p.form == 'pairs' and p.draw != 'ect')
 
 FIELDS = *Preset.__annotations__, *Levels.__annotations__
 
@@ -78,7 +78,7 @@ CHOICES = dict(method=('edm', 'cd', 'ct', 'pd'), optimizer=('radam', 'adam'), so
                form=('pairs', 'continuous', 'scm'),
                weight=('uniform', 'inverse_gap', 'inverse_c_out'), precision=('auto', 'fp32', 'bf16', 'fp16'))
 LIMITS = {'image_size': (1, 2**14), 'batch iterations gpus': (1, 2**31), 'warmup': (0, 2**31), 'N': (2, 2**20),
-          's0 s1 teacher_N': (0, 2**20), 'stages': (1, 100), 'q': (1.001, 1000),
+          's0 s1 teacher_N': (0, 2**20), 'stages': (1, 100), 'q': (1.001, 1000), 'guidance': (0, 100),
           'fade lr_decay': (0, 1), 'lr': (1e-12, 1e38),
           'ema mu mu0 dropout label_dropout': (0, 1 - 1e-9), 'clip huber_c ema_ramp': (0, 1e9),
           'sigma_data eps T': (1e-6, 1e6), 'rho': (1e-3, 1e3), 't_mean': (-20, 20), 't_std': (1e-6, 10)}
@@ -137,6 +137,8 @@ def faults(p: Preset) -> Iterator[str]:
         yield f's0={p.s0} and s1={p.s1}: pass 0 < s0 <= s1, or s0=0 for a fixed or staged grid'
     if p.mu0 and not p.s0: yield f'mu0={p.mu0} rises with the grid of s0 and s1: give both, or mu0=0 and mu'
     yield from faults_of_form(p)
+    if p.guidance != 1 and (p.method != 'cd' or not p.net.get('num_classes')):
+        yield f'guidance={p.guidance}: it is for the teacher of a distillation (cd) whose net has num_classes, pass 1'
     if p.net.get('cls', 'UNet') not in NETWORKS:
         yield (f"unknown network {p.net.get('cls')!r} in net; valid ones are: {', '.join(NETWORKS)}; "
                'leave cls out for a network of your own')

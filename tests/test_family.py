@@ -23,8 +23,9 @@ def small(name, classes=3, **changes):
     g = torch.Generator().manual_seed(0)
     images = Images(torch.randint(0, 256, (30, 3, 8, 8), generator=g, dtype=torch.uint8), 'x', torch.arange(30) % classes if classes else None)
     net, teacher = make(), Denoiser(make().eval().requires_grad_(False), p.sigma_data)
-    for v in net.parameters():
-        if v.ndim > 1: torch.nn.init.normal_(v, std=.1)
+    with torch.no_grad():
+        for v in (*net.parameters(), *teacher.parameters()):
+            if v.ndim > 1: v.normal_(std=.1)
     return p, Parts(net, images, teacher if p.method == 'cd' else None, distance_of(p), step_of(p))
 
 @pytest.mark.parametrize('name', NAMES)
@@ -74,3 +75,28 @@ def test_the_record_of_a_run_without_a_grid_has_no_levels(tmp_path):
 def test_what_does_not_go_together_is_refused(changes, said):
     from consistency_nb.presets import preset
     with pytest.raises(ValueError, match=said): override(preset('avatars32_cd'), **changes)
+
+@pytest.mark.parametrize('name', ['avatars32_ecd', 'avatars32_scd', 'avatars32_ccd'])
+def test_a_guided_teacher(name):
+    "Another strength, another student; a strength without classes, or for a method without a teacher, is refused."
+    nets = []
+    for w in 1., 3.:
+        p, parts = small(name, guidance=w)
+        nets.append(torch.cat([v.flatten() for v in train(Run(p, parts, CPU)).raw.parameters()]))
+    assert torch.isfinite(nets[1]).all() and not torch.equal(*nets)
+    with pytest.raises(ValueError, match='whose net has num_classes, pass 1'): small(name, classes=None, guidance=3.)
+    with pytest.raises(ValueError, match='whose net has num_classes, pass 1'): small('avatars32_ect', guidance=3.)
+
+def test_a_guided_denoiser_draws():
+    from consistency_nb.checkpoints import load
+    from consistency_nb.sample import generate, sampler
+    D = load('avatars32-edm')
+    plain, strong = (generate(sampler(D, 4, guidance=w), range(2), (3, 32, 32), 80.) for w in (1., 2.))
+    assert strong.isfinite().all() and not torch.equal(plain, strong)
+    with pytest.raises(ValueError, match='it is for denoisers that know classes, leave it out'): sampler(load('avatars32-cd'), guidance=2.)
+
+def test_replicas_say_that_they_carry_no_derivatives():
+    from consistency_nb.place import Alone
+    class Two(Alone): tangents = False
+    p, parts = small('avatars32_sct')
+    with pytest.raises(ValueError, match='replicas in several processes carry no derivatives, pass shard=True'): Run(p, parts, CPU, Two('cpu'))

@@ -205,7 +205,7 @@ def models(tmp) -> dict:
             Denoiser=[Row(net=net, sigma_data=.5), Row(D, x=x, t=t)], Consistency=[Row(net=net, sigma_data=.5, eps=.002, T=80., ok='eps.zero'), Row(f, x=x, t=t)]),
         'sample': dict(
             start=Row(seeds=(1, 2), shape=(3, 8, 8), T=80., ok='shape.empty'), onestep=Row(f=G, x=x, T=80., ok='x.rank x.batch'), check_levels=Row(levels=lv, eps=.002, T=80., ok='eps.zero'), multistep=Row(f=G, x=x, levels=lv, eps=.002, seeds=(1, 2), ok='x.rank eps.zero'),
-            generate=Row(draw=lambda x, s: x, seeds=(1, 2), shape=(3, 8, 8), T=80., batch=1, ok='shape.empty batch.huge'), labelled=part(f=G, seeds=(1, 2), classes=3), class_indices=Row(model=Own(C), y=['a', 0], ok='y.text'), of_class=[Row(model=Own(C), y='a', ok=''), part(sample.of_class(C, 'a'), x=x, t=t)], Found=part(levels=lv, indices=(0, 1), score=1., tried={}),
+            generate=Row(draw=lambda x, s: x, seeds=(1, 2), shape=(3, 8, 8), T=80., batch=1, ok='shape.empty batch.huge'), guided=part(D=lambda x, t, y: x, w=2.), labelled=part(f=G, seeds=(1, 2), classes=3), class_indices=Row(model=Own(C), y=['a', 0], ok='y.text'), of_class=[Row(model=Own(C), y='a', ok=''), part(sample.of_class(C, 'a'), x=x, t=t)], Found=part(levels=lv, indices=(0, 1), score=1., tried={}),
             search_levels=Row(score=lambda levels: 1., N=8, steps=2, eps=.002, T=80., rho=7.), sampler=Row(model=f, steps=1, levels=(80.,), T=80., ok='levels.none'),
             draw=Row(model=f, n=2, steps=1, seed=3, levels=(80.,), batch=2, shape=(3, 8, 8), ok='seed.zero levels.none batch.huge shape.empty')),
         'formats': dict(
@@ -444,7 +444,7 @@ def fields():
     return [f.name for f in Preset.__dataclass_fields__.values()]
 
 LEGAL = dict(lr='huge', warmup='zero', lr_decay='zero', clip='zero', t_mean='negative zero', growth='empty', net='empty unknown', teacher='empty unknown', name='unknown', data='unknown', init='unknown')
-for n in 's0 s1 mu0 mu ema ema_ramp huber_c dropout label_dropout teacher_N fade'.split(): LEGAL[n] = 'zero'
+for n in 's0 s1 mu0 mu ema ema_ramp huber_c dropout label_dropout teacher_N fade guidance'.split(): LEGAL[n] = 'zero'
 
 @pytest.mark.parametrize('method', ['edm', 'cd', 'ct', 'pd'])
 @pytest.mark.parametrize('field', fields())

@@ -7,7 +7,13 @@ import pytest, torch
 from torch import nn
 from torch.testing import assert_close
 from consistency_nb.core import append_dims
+from consistency_nb.grid import karras_grid
+from consistency_nb.losses import difference, edm_weight, pair_loss
+from consistency_nb.pfode import add_noise
 from consistency_nb.precond import edm_scalings
+from consistency_nb.sample import guided, multistep
+from consistency_nb.schedules import ect_ratio
+from consistency_nb.solvers import euler_step
 from consistency_nb.trigflow import from_trigflow, scm_loss, scm_tangent, tamed, to_trigflow
 from golden import golden
 
@@ -18,10 +24,8 @@ class Sine(nn.Module):
         self.k, self.amp, self.phase = k, nn.Parameter(torch.tensor(1., dtype=torch.float64)), torch.tensor([.3, .7, 1.1], dtype=torch.float64)
     def forward(self, x, t, y=None):
         c_skip, c_out, c_in = (append_dims(c, x) for c in edm_scalings(t))
-        phase = 0. if y is None else append_dims(self.phase[y], x)
+        phase = 0. if y is None else append_dims(torch.where(y < 0, 0., self.phase[y.clamp(min=0)]), x)   # -1: any class
         return c_skip * x + c_out * self.amp * torch.sin(self.k * c_in * x + append_dims(t.log() / 4, x) + phase)
-
-def guided(D, w, y): return lambda x, t: D(x, t) + w * (D(x, t, y) - D(x, t))
 
 # ---- sCM
 
@@ -36,7 +40,7 @@ def test_scm(case):
     x_t = x0 + append_dims(t, x0) * z
     labelled = case == 'cd_guided_r1'
     f = (lambda x, t: student(x, t, y)) if labelled else student
-    aim = (guided(teacher, 2.5, y) if labelled else teacher)(x_t, t) if distils else x0
+    aim = (guided(teacher, 2.5)(x_t, t, y) if labelled else teacher(x_t, t)) if distils else x0
     value, tangent = scm_tangent(f, x_t, t, aim, warm, .5)
     assert_close(tangent.detach(), want('g'), rtol=1e-8, atol=1e-9)
     rms = case != 'ct_norm_l2'
@@ -68,3 +72,32 @@ def test_scm_finite_differences():
     _, near = scm_tangent(Sine(), x0 + append_dims(t, x0) * z, t, x0, 1., .5, step=1e-3)
     assert_close(near.detach(), g['out.ct_fd.g'], rtol=2e-2, atol=2e-3)
     assert_close(near, exact, rtol=1e-2, atol=1e-3)
+
+# ---- ECT's pairs, as they train them: r is never below 0.002
+
+def far(c): return lambda a, b: (difference(a, b).square().sum(1) + c * c).sqrt() - c
+
+CM = dict(ct=(.875, 'in.step.t', 1e-8, None), ct_stage0=(.5, 'in.step.t', 1e-8, None), ct_in64=(.9375, 'in.step.t', .06, lambda t, r: edm_weight(t)),
+          cd=(.875, 'in.step.t', 1e-8, None), cd_guided=(.875, 'in.step.t', 1e-8, None))
+
+@pytest.mark.parametrize('case', CM)
+def test_ect(case):
+    g, (ratio, at, c, weight) = golden('09_fastgen_cm'), CM[case]
+    x0, z, t, y = g['in.step.x0'].double(), g['in.step.z'].double(), g[at].double(), g['in.step.labels'].long()
+    r = (t * ect_ratio(t, 0, 1 / (1 - ratio))).clamp(min=.002)
+    assert_close(r, g[f'out.{case}.r'].double(), rtol=1e-9, atol=1e-10)
+    student, teacher, x_t = Sine(), Sine(1.5).requires_grad_(False), add_noise(x0, t, z)
+    f = (lambda x, t: student(x, t, y)) if case == 'cd_guided' else student
+    D = (lambda x, t: guided(teacher, 2.5)(x, t, y)) if case == 'cd_guided' else teacher
+    x_r = euler_step(x_t, t, r, D) if case.startswith('cd') else add_noise(x0, r, z)
+    loss = pair_loss(f, f, x_t, t, x_r, r, far(c), weight or (lambda t, r: 1 / (t - r)))
+    assert_close(loss.detach(), g[f'out.{case}.loss'].double(), rtol=1e-6, atol=1e-8)
+    assert_close(torch.autograd.grad(loss.mean(), student.amp)[0], g[f'out.{case}.grad_amp'].double(), rtol=1e-5, atol=1e-8)
+
+@pytest.mark.parametrize('case, levels', [('one', (80.,)), ('two', (80., .821)), ('two_tcm', (80., 1.)), ('two_in64', (80., 1.526)), ('four', (80., 10., 2., .4))])
+def test_sampling(case, levels):
+    "Noise of the whole level at each call: the boundary is at 0."
+    g = golden('09_fastgen_sampling')
+    noise = g['in.renoise'].double()[:len(levels) - 1]
+    with torch.no_grad(): x = multistep(Sine(), 80. * g['in.noise'].double(), levels, eps=0., noise=noise, clamp=False)
+    assert_close(x, g[f'out.cm.{case}.sde'].double(), rtol=1e-8, atol=1e-9)
