@@ -57,7 +57,7 @@ $(RUNS): $(VENV)/.train
 benchmark: $(VENV)/.dev   # diffusers comes with it
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest tests -m "not slow" -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest tests -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest tests $(ARGS)
