@@ -54,6 +54,7 @@ def way_out(p: Preset) -> str:
             f'  papermill nbs/train_{p.method}.ipynb {p.method}.ipynb -p preset {name} {yours} {then} '
             f'-p out_dir runs/{p.method}')
 
+# %% ../nbs/18a_assemble.ipynb #de527d6a
 def familiar(
     p: Preset,
     role: str,   # 'teacher' or 'init': the field that names it

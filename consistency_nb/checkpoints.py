@@ -88,7 +88,7 @@ def fetch(
     try:
         path = Path(get(allow_patterns=[*ON_HUB, f'unet/{STEM}.safetensors']))
         weights = (network_in(path)/STEM).relative_to(path).as_posix()
-        for others in ('*.safetensors', '*.json'), ('.bin', '-*.bin'):   # variants, shards and their index; else pickles
+        for others in ('*.safetensors', '*.json'), ('.bin', '-*.bin'):   # variants, shards, an index; else pickles
             if (path/'model.safetensors').exists() or [*path.glob(f'{weights}*.safetensors')]: break
             get(allow_patterns=[weights + end for end in others])
     except Exception as e:

@@ -127,7 +127,7 @@ class Files(Sequence):
     def __getitem__(self, i: int) -> np.ndarray:  # (C, size, size) uint8
         name = f'{self.folder}/{self.names[i]}'
         try: file = self.open(i)
-        except (BadZipFile, RuntimeError, NotImplementedError, zlib.error) as e:   # damaged, locked, packed otherwise
+        except (BadZipFile, RuntimeError, zlib.error) as e:   # damaged, locked or packed otherwise
             raise ValueError(f'{name} cannot be read as a picture ({e}): pack it again, or unpack the zip') from e
         return read_square(file, self.shape[-1], self.shape[1], name)
 
@@ -223,9 +223,7 @@ def fingerprint(
     h = hashlib.sha256(repr((str(Path(folder).resolve()), *more)).encode())
     for n in names:
         try: s = os.stat(Path(folder)/n)
-        except OSError as e:   # a link whose picture has gone
-            what = f'{folder}/{n} cannot be opened ({e.strerror})'
-            raise ValueError(f'{what}: mend it, replace it or take it away') from e
+        except OSError as e: _dead(f'{folder}/{n}', e)
         h.update(repr((n, s.st_size, s.st_mtime_ns)).encode())
     return h.hexdigest()[:16]
 

@@ -193,8 +193,7 @@ class Objective:
 
     def grid(self, N: int, device) -> Tensor:
         "The grid of N levels, made once."
-        p = self.p
-        if N not in self.grids: self.grids[N] = karras_grid(N, p.eps, p.T, p.rho, device=device)
+        if N not in self.grids: self.grids[N] = karras_grid(N, self.p.eps, self.p.T, self.p.rho, device=device)
         return self.grids[N]
 
 # %% ../nbs/16a_objective.ipynb #2aa54d52

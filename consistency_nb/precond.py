@@ -69,8 +69,7 @@ class Denoiser(nn.Module):
         with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             return self.net(x.to(dtype), c_noise, y)   # the level keeps its digits
 
-    @property
-    def classes(self) -> tuple: return tuple(self.facts.get('classes', ()))   # their names, where they are known
+    classes = property(lambda m: tuple(m.facts.get('classes', ())))   # their names, where they are known
 
     @property
     def shape(self) -> tuple:  # (C, H, W)

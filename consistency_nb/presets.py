@@ -70,9 +70,8 @@ class Preset(Levels):
     def __post_init__(self): check_preset(self)
     on_grid = property(lambda p: p.method != 'edm' and p.form == 'pairs' and p.draw != 'ect')
 
-FIELDS = *Preset.__annotations__, *Levels.__annotations__
-
 # %% ../nbs/16_presets.ipynb #c0ffee07
+FIELDS = *Preset.__annotations__, *Levels.__annotations__
 CHOICES = dict(method=('edm', 'cd', 'ct', 'pd'), optimizer=('radam', 'adam'), solver=('heun', 'euler'),
                distance=('l1', 'l2', 'pseudo_huber', 'lpips'), draw=('uniform', 'lognormal', 'between', 'ect'),
                form=('pairs', 'continuous', 'scm'),

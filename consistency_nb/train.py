@@ -30,6 +30,11 @@ def set_dropout(net: nn.Module, p: Preset) -> nn.Module:
     net.checkpointing = p.checkpointing
     return net
 
+def _fits(p: Preset, place: Alone):
+    "Refuse replicas for a loss with a derivative."
+    if p.form != 'pairs' and not place.tangents:
+        raise ValueError(f'form={p.form!r}: replicas in several processes carry no derivatives, pass shard=True')
+
 # %% ../nbs/17_train.ipynb #e75c29be
 class Run:
     "A training run between two steps."
@@ -40,8 +45,7 @@ class Run:
         self.p, self.seed, self.minutes = p, options.seed, options.minutes
         self.k, self.seconds, self.stopping = 0, 0., False
         self.place = place or Alone(options.device)
-        if p.form != 'pairs' and not self.place.tangents:
-            raise ValueError(f'form={p.form!r}: replicas in several processes carry no derivatives, pass shard=True')
+        _fits(p, self.place)
         self.portions = portions(p.batch, self.place.processes, self.place.rank, options.accumulate)
         self.data, self.gen = parts.data.to(self.place.device), torch.Generator(self.place.device)
         self.pictures = few_pictures(self.data, self.place.device)

@@ -675,7 +675,7 @@ def begin_cell(run): return next(c['id'] for c in json.loads((ROOT/f'nbs/{run}.i
 
 ADVICE = re.compile(r'\b(pass|set|choose|take|give|leave|remove|use|fetch|make|mend|turn|repeat|replace|copy|put|ask|save|build|connect|install|wait|name one|say at|valid ones|must be|such as|needed)\b')
 ELSEWHERE = {   # function -> why no row does what it says
-    'train.__init__': 'tests/test_family.py', 'launch.begin': 'tests/test_faults.py', 'folders.fingerprint': 'of a file that goes while it is looked at',
+    'train._fits': 'tests/test_family.py', 'launch.begin': 'tests/test_faults.py',
     'cache.read_tensors': 'says what is wrong, no more', 'checkpoints.fetch': 'a name on the hub: needs a network', 'checkpoints.find': 'has a row',
     'data.avatars': 'pip install', 'distances._build': 'pip install', 'exchange.optional': 'pip install', 'features.__init__': 'pip install', 'folders.open_lmdb': 'pip install', 'sets.cifar10': 'has a row',
     'exchange.onnx_gap': 'tests/test_checkpoints.py', 'names.spec_from_diffusers': 'tests/test_golden_adm.py', 'foreign.gather': 'of a broken file', 'foreign.tensor': 'of a broken file', 'foreign.array': 'of a broken file',
