@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .core import limits, number, whole
-from .nets import (Attention, Frame, ResBlock, each, norm, plan, probability, resolutions, stages,
-                                 zero_init)
+from .nets import (Attention, EndLevel, Frame, ResBlock, each, norm, plan, probability, resolutions,
+                                 stages, zero_init)
 
 # %% ../nbs/14_adm.ipynb #ad1e5ee1
 def timestep_embedding(
@@ -82,11 +82,13 @@ class ADMUNet(Frame):
         dropout: float = 0.,                # in every residual block, in [0, 1)
         in_channels: int = 3,               # channels of the pictures, in and out
         label_scale: float = 1000.,         # factor on c_noise: 1000 (OpenAI, diffusers) or 1 (NVlabs)
-        group_channels: int = 1):           # channels of a norm group at least: 1 (OpenAI, diffusers) or 4 (NVlabs)
+        group_channels: int = 1,            # channels of a norm group at least: 1 (OpenAI, diffusers) or 4 (NVlabs)
+        two_levels: bool = False):          # hear the level at which a jump ends, too (MeanFlow)
         super().__init__(locals(), 2**(len(channel_mult) - 1))
         c, emb, groups = channel_mult[0] * model_channels, 4 * model_channels, partial(norm, least=group_channels)
         self.embed = ADMEmbedding(model_channels, emb, label_scale)
         self.label = None if num_classes is None else nn.Embedding(num_classes, emb)
+        self.end = EndLevel(emb) if two_levels else None
         self.conv_in = nn.Conv2d(in_channels, c, 3, padding=1)
         block = lambda s: ResBlock(s.cin, s.cout, emb, dropout, s.resample, groups, use_scale_shift_norm)
         attention = lambda channels: ADMAttention(channels, num_head_channels, groups)

@@ -38,7 +38,7 @@ def passes(p: Preset) -> float:
     twice = 1 + (p.guidance != 1)   # the teacher, guided
     if p.form != 'pairs': return 4 + twice * (p.method == 'cd') + p.checkpointing
     without_gradient = dict(edm=0, ct=1, pd=2, cd=1 + twice * hops * (2 if p.solver == 'heun' else 1))[p.method]
-    return 3 + without_gradient + p.checkpointing
+    return 3 + without_gradient + (p.cut > 0) + p.checkpointing
 
 # %% ../nbs/21a_cost.ipynb #e0d67943
 def lpips_flops() -> float:
@@ -51,7 +51,7 @@ def lpips_flops() -> float:
 # %% ../nbs/21a_cost.ipynb #f1198c69
 def copies(p: Preset) -> int:
     "How often the weights lie in memory: themselves, gradient, two moments, average, target, teacher."
-    return 5 + (p.mu > 0 or p.mu0 > 0 or p.method == 'pd') + (p.method == 'cd')
+    return 5 + (p.mu > 0 or p.mu0 > 0 or p.method == 'pd') + (p.method == 'cd') + (p.cut > 0)
 
 def images_per_device(p: Preset) -> int:
     "Images of a step on each of the published devices."

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .core import check_batch, limits, number, whole
-from .nets import Attention, Frame, Waves, check_inputs, each, norm, plan, probability, resolutions, stages
+from .nets import (Attention, EndLevel, Frame, Waves, check_inputs, each, norm, plan, probability,
+                                 resolutions, stages)
 
 # %% ../nbs/13_ncsnpp.ipynb #842345f3
 def fir_kernel(
@@ -180,12 +181,14 @@ class SongUNet(Frame):
         augment_dim: int = 0,                   # numbers that describe the augmentation of an image (EDM: 9); 0: none
         dropout: float = 0.,                    # in every block
         in_channels: int = 3,                   # channels of the image
-        fourier_scale: float = 16.):            # as for `NoiseEmbedding`
+        fourier_scale: float = 16.,             # as for `NoiseEmbedding`
+        two_levels: bool = False):              # hear the level at which a jump ends, too (MeanFlow)
         super().__init__(locals(), 2**(len(channel_mult) - 1))
         c, features = model_channels, model_channels * (2 if embedding == 'fourier' else 1)
         self.embed = NoiseEmbedding(features, 4 * c, embedding, fourier_scale)
         self.label = xavier(nn.Linear(num_classes, features)) if num_classes else None
         self.augment = xavier(nn.Linear(augment_dim, features, bias=False)) if augment_dim else None
+        self.end = EndLevel(features) if two_levels else None
         steps, conv = song_plan(self.spec), lambda a, b, gain=1.: xavier(nn.Conv2d(a, b, 3, padding=1), gain)
         self.conv_in = conv(in_channels, c)
         change = lambda s: Resample(resample_filter, s.resample == 'up') if s.resample else None
@@ -197,9 +200,10 @@ class SongUNet(Frame):
         if step.resample != 'down' or not self.pyramid: return h, picture
         h = (h + self.pyramid[step.level - 1](picture)) * HALF
         return h, h
-    def forward(self, x, c_noise, y=None, augment=None):  # images, (B,) ln(t)/4, (B,) long, (B, augment_dim) -> like x
-        check_inputs(self, x, c_noise, y)
-        return self.walk(x, self.embed(c_noise, conditions(self, y, augment, x)))
+    def forward(self, x, c_noise, y=None, augment=None, r=None):  # images, ln(t)/4, class, augmentation, end of a jump
+        check_inputs(self, x, c_noise, y, r)
+        extra = conditions(self, y, augment, x)
+        return self.walk(x, self.embed(c_noise, extra if r is None else extra + self.end(r)))
 
 # %% ../nbs/13_ncsnpp.ipynb #4aa1a19c
 _CIFAR10 = dict(image_size=32, model_channels=128, channel_mult=(2, 2, 2), num_blocks=4)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Step', 'plan', 'zero_init', 'Waves', 'LevelEmbedding', 'norm', 'resample', 'ResBlock', 'mix', 'Attention',
-           'class_vector', 'Stage', 'stages', 'check_inputs', 'Frame', 'each', 'probability', 'resolutions', 'UNet']
+           'class_vector', 'EndLevel', 'Stage', 'stages', 'check_inputs', 'Frame', 'each', 'probability', 'resolutions',
+           'UNet']
 
 # %% ../nbs/12_nets.ipynb #124e435d
 import math
@@ -176,6 +177,16 @@ def class_vector(table: nn.Embedding, y: Tensor) -> Tensor:  # a row per class, 
     "The learned vector of each image's class."
     return table(y.clamp(min=0)) * (y >= 0)[:, None]
 
+# %% ../nbs/12_nets.ipynb #07efcadf
+class EndLevel(nn.Module):
+    "The level at which a jump ends, as a vector that is zero for a jump to the data."
+    def __init__(self, dim: int, waves: int = 16):   # width of the output; sines
+        super().__init__()
+        self.waves, self.dense = waves, zero_init(nn.Linear(waves, dim, bias=False))
+    def forward(self, r: Tensor) -> Tensor:  # (B,) levels -> (B, dim)
+        turns = torch.arange(1, self.waves + 1, dtype=r.dtype, device=r.device)
+        return self.dense((math.pi / 2 * (r / (1 + r))[:, None] * turns).sin().to(self.dense.weight.dtype))
+
 # %% ../nbs/12_nets.ipynb #decda05e
 class Stage(nn.Module):
     "A block, with attention behind it where asked, and a skip connection joined in front where given."
@@ -193,7 +204,7 @@ def stages(steps: list[Step], block: Callable, attention: Callable) -> tuple:  #
     return tuple(parts.values())
 
 # %% ../nbs/12_nets.ipynb #c0ffee05
-def check_inputs(net: nn.Module, x: Tensor, c_noise: Tensor, y: Tensor | None):  # a `Frame` and what it is called with
+def check_inputs(net: nn.Module, x: Tensor, c_noise: Tensor, y: Tensor | None, r: Tensor | None = None):  # of a `Frame`
     "Refuse inputs that would fail deep inside a network, or would not fail at all."
     check_batch(x=x)
     check_batch(c_noise=c_noise)
@@ -201,6 +212,8 @@ def check_inputs(net: nn.Module, x: Tensor, c_noise: Tensor, y: Tensor | None): 
     if x.ndim != 4 or not len(x) or x.shape[1] != C or x.shape[2] % side or x.shape[3] % side:
         raise ValueError(f'x has shape {tuple(x.shape)}: pass (B, {C}, H, W), B > 0, with H and W multiples of {side}')
     if c_noise.shape != B: raise ValueError(f'c_noise has shape {(*c_noise.shape,)}: pass ln(t)/4 of shape {(*B,)}')
+    if r is not None and (net.end is None or r.shape != B):
+        raise ValueError(f'r of shape {tuple(r.shape)}: pass a level per image, to a network built with two_levels=True')
     if y is None and (K is None or not net.needs_label): return
     if K is None: raise ValueError('this network knows no classes: leave y out')
     right = isinstance(y, Tensor) and y.shape == B and y.dtype in (torch.int64, torch.int32)
@@ -217,6 +230,7 @@ class Frame(nn.Module):
         super().__init__()
         args = {k: [*v] if isinstance(v, (tuple, list)) else v for k, v in args.items() if k != 'self'}
         self.spec, self.side = dict(cls=args.pop('__class__').__name__, **args), side   # builds the same network again
+        self.end = None   # of a network of two levels: the embedding of the second
     def beside(self, step: Step, h: Tensor, picture: Tensor) -> tuple: return h, picture  # behind stages going down
     def walk(self, x: Tensor, emb: Tensor) -> Tensor:   # (B, C, H, W), (B, emb) -> like x
         again = self.checkpointing and torch.is_grad_enabled() and not transformed()   # tangents cannot be recomputed
@@ -229,10 +243,11 @@ class Frame(nn.Module):
         for stage in self.mid: h = run(stage, h, emb)
         for stage in self.up: h = run(stage, h, emb, skips.pop()) if stage.step.skip else run(stage, h, emb)
         return self.conv_out(F.silu(self.norm_out(h)))
-    def forward(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None) -> Tensor:  # image, ln(t)/4, class -> like x
-        check_inputs(self, x, c_noise, y)
+    def forward(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None, r: Tensor | None = None) -> Tensor:
+        check_inputs(self, x, c_noise, y, r)   # images, ln(t)/4, class, level at which a jump ends -> like x
         e = self.embed(c_noise)
-        return self.walk(x, F.silu(e if y is None else e + class_vector(self.label, y)))
+        if y is not None: e = e + class_vector(self.label, y)
+        return self.walk(x, F.silu(e if r is None else e + self.end(r)))
 
 # %% ../nbs/12_nets.ipynb #34eb3013
 def each(least: int, most: int = 2**16, some: bool = True) -> Callable:
@@ -270,7 +285,8 @@ class UNet(Frame):
         emb: int = 96,                   # width of the embedding of the level
         dropout: float = 0.,             # in every residual block
         num_classes: int | None = None,  # None: unconditional
-        in_channels: int = 3):           # channels of the image
+        in_channels: int = 3,            # channels of the image
+        two_levels: bool = False):       # hear the level at which a jump ends, too (MeanFlow)
         super().__init__(locals(), patch * 2**(len(channels) - 1))
         attends = lambda part, level, j: j == 0 if part == 'mid' else level in attention
         self.patch, c, pixels = patch, channels[0], in_channels * patch**2
@@ -279,6 +295,7 @@ class UNet(Frame):
         down, mid, up = stages(plan(c, channels, blocks, attends, own=False),
                                lambda s: ResBlock(s.cin, s.cout, emb, dropout, s.resample), Attention)
         self.down, self.up, self.mid = down, up, mid   # in this order stored optimisers count the parameters
+        self.end = EndLevel(emb) if two_levels else None
         self.norm_out, self.conv_out = norm(c), zero_init(nn.Conv2d(c, pixels, 3, padding=1))
     def walk(self, x: Tensor, emb: Tensor) -> Tensor:
         return F.pixel_shuffle(super().walk(F.pixel_unshuffle(x, self.patch), emb), self.patch)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'levels_at', 'pd_stage', 'mu_at', 'lr_at', 'ema_at', 'autocast_dtype', 'boundary', 'wrap', 'stage_at',
-           'faded', 'uniform', 'anywhere', 'levels_of', 'pair_of', 'hop', 'weight_of', 'with_labels', 'without_gap',
-           'Objective', 'noise']
+           'faded', 'uniform', 'anywhere', 'jump_ends', 'levels_of', 'pair_of', 'hop', 'weight_of', 'with_labels',
+           'of_jumps', 'without_gap', 'Objective', 'noise']
 
 # %% ../nbs/16a_objective.ipynb #4047322c
 import dataclasses, math
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 import torch
 from torch import Tensor, nn
-from .core import find_device, mix_seed
+from .core import append_dims, find_device, mix_seed
 from .ema import ramped
 from .grid import between_n, karras_grid, karras_level, lognormal_n, lognormal_t, uniform_n
 from .precond import Consistency, Denoiser
@@ -23,6 +23,8 @@ from .pfode import add_noise, slope
 from .solvers import substeps
 from .continuous import continuous_loss
 from .trigflow import scm_loss
+from .truncated import above, at_border, border_weight, truncated
+from .meanflow import average_velocity, meanflow_loss, to_linear
 from .losses import edm_loss, inverse_c_out, inverse_gap, pair_loss, pd_loss
 from .presets import Preset
 
@@ -67,8 +69,8 @@ def autocast_dtype(
 
 # %% ../nbs/16a_objective.ipynb #480cc974
 def boundary(p: Preset) -> float:
-    "The level at which f is the identity: eps, where the grid begins; 0 where levels are pairs of ECT's or angles."
-    return 0. if p.form == 'scm' or p.draw == 'ect' else p.eps
+    "The level at which f is the identity: eps, where the grid begins; 0 for ECT's pairs, angles and jumps."
+    return 0. if p.form in ('scm', 'meanflow') or p.draw == 'ect' else p.eps
 
 def wrap(
     net: nn.Module,  # raw network
@@ -79,7 +81,7 @@ def wrap(
     denoiser = p.method in ('edm', 'pd')
     own = (p.sigma_data,) if denoiser else (p.sigma_data, boundary(p), p.T)
     model = (Denoiser if denoiser else Consistency)(net, *own, autocast=autocast)
-    model.facts |= dict(preset=p.name, image_size=p.image_size)
+    model.facts |= dict(preset=p.name, image_size=p.image_size) | (dict(cut=p.cut) if p.cut else {})
     return model
 
 # %% ../nbs/16a_objective.ipynb #bf76b82f
@@ -95,10 +97,18 @@ def uniform(gen: torch.Generator, n: int) -> Tensor:   # (n,) float32
     "Numbers from 0 to 1, the same whatever torch's default dtype is."
     return torch.rand(n, generator=gen, device=gen.device, dtype=torch.float32)
 
+# %% ../nbs/16a_objective.ipynb #21b065dd
 def anywhere(p: Preset, B: int, gen: torch.Generator) -> Tensor:   # (B,)
-    "Levels from eps to T that belong to no grid: log-normal, or even in the variable of the grid."
+    "Levels that belong to no grid: log-normal, even in the variable of the grid, or from a cut on."
+    if p.cut: return at_border(above(uniform(gen, B), p.cut, p.T), p.cut)
     if p.draw == 'uniform': return karras_level(uniform(gen, B), p.eps, p.T, p.rho)
     return lognormal_t(B, gen, p.t_mean, p.t_std).clamp(p.eps, p.T)
+
+def jump_ends(p: Preset, B: int, gen: torch.Generator) -> Tensor:   # (B, 2)
+    "MeanFlow's levels t and r: the larger and the smaller of two draws; the same for the first images."
+    one, two = (lognormal_t(B, gen, mean, p.t_std).clamp(p.eps, p.T) for mean in (p.t_mean, p.r_mean))
+    t, same = torch.maximum(one, two), torch.arange(B, device=gen.device) < int(p.same * B)
+    return torch.stack([t, torch.where(same, t, torch.minimum(one, two))], 1)
 
 # %% ../nbs/16a_objective.ipynb #cf38698d
 def levels_of(
@@ -138,6 +148,24 @@ def with_labels(f: Callable | None, y: Tensor | None) -> Callable | None:
     return f if y is None or f is None else partial(f, y=y)
 
 # %% ../nbs/16a_objective.ipynb #951fa212
+def of_jumps(
+    p: Preset,
+    model: Callable,            # G(x, t, r=r), receives the gradient
+    teacher: Callable | None,   # CD: D(x, t)
+    warm: float,                # how far the derivative has been faded in
+    x0: Tensor,                 # (B, ...) images
+    z: Tensor,                  # noise, like x0
+    ends: Tensor,               # (B, 2) levels t and r
+) -> Tensor:                    # (B,)
+    "Losses of MeanFlow."
+    (t, r), v, x_t = ends.unbind(1), z - x0, add_noise(x0, ends[:, 0], z)
+    x = x_t / append_dims(1 + t, x_t)
+    if p.method == 'cd':
+        with torch.no_grad(): v = (x - teacher(x_t, t)) / append_dims(to_linear(t), x)
+    u = average_velocity(lambda x, t, r: model(x, t, r=r))
+    return meanflow_loss(u, x, to_linear(t), to_linear(r), v, warm=warm)
+
+# %% ../nbs/16a_objective.ipynb #ec311054
 def without_gap(
     p: Preset,
     model: Callable,            # f, receives the gradient
@@ -146,9 +174,10 @@ def without_gap(
     warm: float,                # 'scm': how far the derivative has been faded in
     x0: Tensor,                 # (B, ...) images
     z: Tensor,                  # noise, like x0
-    t: Tensor,                  # (B,) levels
+    t: Tensor,                  # (B,) levels; 'meanflow': (B, 2)
 ) -> Tensor:                    # (B,)
     "Losses of neighbours at no distance."
+    if p.form == 'meanflow': return of_jumps(p, model, teacher, warm, x0, z, t)
     x_t, weight = add_noise(x0, t, z), weight_of(p)
     with torch.no_grad(): aim = x0 if p.method == 'ct' else teacher(x_t, t)
     if p.form == 'scm': return scm_loss(model, x_t, t, aim, warm, p.sigma_data)
@@ -166,11 +195,13 @@ class Objective:
     teacher: Callable | None = None   # CD: D(x, t)
     distance: Callable | None = None  # CD, CT: d(a, b) -> (B,)
     step: Callable | None = None      # CD: the solver's step
+    first: Callable | None = None     # TCM: the frozen first stage
     grids: dict = dataclasses.field(default_factory=dict)
-    def draw(self, k: int, B: int, gen: torch.Generator) -> Tensor:  # (B,)
+    def draw(self, k: int, B: int, gen: torch.Generator) -> Tensor:  # (B,), or (B, 2)
         "What step k draws besides images and noise: levels, or intervals of the grid: indices, or places between."
         p = self.p
         if p.method == 'edm': return lognormal_t(B, gen, p.t_mean, p.t_std)
+        if p.form == 'meanflow': return jump_ends(p, B, gen)
         if p.form != 'pairs' or p.draw == 'ect': return anywhere(p, B, gen)
         N = levels_at(p, k, self.K)
         if p.draw == 'lognormal': return lognormal_n(B, self.grid(N, gen.device), gen, p.t_mean, p.t_std)
@@ -182,14 +213,16 @@ class Objective:
         model, target, D = (with_labels(f, y) for f in (self.model, self.target, guided(self.teacher, p.guidance)))
         if p.method == 'edm': return edm_loss(model, x0, n, z, p.sigma_data), n
         if p.form != 'pairs':
-            return without_gap(p, model, D, self.distance, faded(p, k, self.K), x0, z, n), n
+            return without_gap(p, model, D, self.distance, faded(p, k, self.K), x0, z, n), n.reshape(len(n), -1)[:, 0]
         grid = self.grid(N, x0.device)
         if p.method == 'pd':
             return pd_loss(model, target, x0, z, n, N - 1, partial(self.grid, device=x0.device)), grid[n + 1]
         t, r = pair_of(p, n, grid, stage_at(p, k, self.K))
         x_t = add_noise(x0, t, z)
         with torch.no_grad(): x_r = add_noise(x0, r, z) if p.method == 'ct' else hop(p, N, self.step)(x_t, t, r, D)
-        return pair_loss(model, target, x_t, t, x_r, r, self.distance, weight_of(p)), t
+        if p.cut: target = truncated(target, with_labels(self.first, y), p.cut)
+        loss = pair_loss(model, target, x_t, t, x_r, r, self.distance, weight_of(p))
+        return border_weight(t, p.cut) * loss if p.cut else loss, t
 
     def grid(self, N: int, device) -> Tensor:
         "The grid of N levels, made once."

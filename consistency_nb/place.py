@@ -25,6 +25,7 @@ class Parts:
     teacher: Callable | None = None    # CD: D(x, t), without gradient
     distance: Callable | None = None   # CD, CT: d(a, b) -> (B,)
     step: Callable | None = None       # CD: the solver's step
+    first: Callable | None = None      # TCM: the frozen first stage f(x, t)
 
 @dataclass(frozen=True)
 class Options:
@@ -48,7 +49,7 @@ def check_run(p: Preset, parts: Parts, options: Options):
     "Refuse what does not fit together."
     check_seed(options.seed)
     check_numbers(least=0, most=1e7, minutes=options.minutes)
-    needs = dict(distance=p.method in ('cd', 'ct'), teacher=p.method == 'cd', step=p.method == 'cd')
+    needs = dict(distance=p.method in ('cd', 'ct'), teacher=p.method == 'cd', step=p.method == 'cd', first=p.cut > 0)
     missing = [n for n, needed in needs.items() if needed and not callable(getattr(parts, n))]
     if not hasattr(parts.data, 'batch'):
         raise ValueError(f"data is {type(parts.data).__name__}: pass a data set, such as dataset('avatars32')")

@@ -57,17 +57,18 @@ class Denoiser(nn.Module):
         x: Tensor,  # (B, C, H, W) noisy images
         t: Tensor | float,  # (B,) or one level for all
         y: Tensor | None = None,  # (B,) long, classes
+        r: Tensor | None = None,  # (B,) levels at which jumps end, for a network of two levels; None: 0
     ) -> Tensor:  # (B, C, H, W) clean images, in the dtype of x
         t = per_sample(t, x)
         c_skip, c_out, c_in = (append_dims(c, x) for c in self.scalings(t))
         c_noise = (t + 1e-9 * (t == 0)).log() / 4   # level 0 has no logarithm; there c_out is next to nothing
-        return torch.addcmul(c_skip * x, c_out, self.raw(c_in * x, c_noise, y).to(t.dtype)).to(x.dtype)
+        return torch.addcmul(c_skip * x, c_out, self.raw(c_in * x, c_noise, y, r).to(t.dtype)).to(x.dtype)
 
-    def raw(self, x: Tensor, c_noise: Tensor, y: Tensor | None) -> Tensor:
+    def raw(self, x: Tensor, c_noise: Tensor, y: Tensor | None, r: Tensor | None = None) -> Tensor:
         "The network itself, in its own dtype or under autocast."
-        dtype = next(self.net.parameters()).dtype
+        dtype, more = next(self.net.parameters()).dtype, {} if r is None else dict(r=r)
         with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            return self.net(x.to(dtype), c_noise, y)   # the level keeps its digits
+            return self.net(x.to(dtype), c_noise, y, **more)   # the level keeps its digits
 
     classes = property(lambda m: tuple(m.facts.get('classes', ())))   # their names, where they are known
 

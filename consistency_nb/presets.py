@@ -29,6 +29,9 @@ class Levels:
     t_std: float = 1.2         # its standard deviation (EDM's; iCT: 2.0)
     q: float = 2.              # ECT: the gap 1 - r/t shrinks by this factor in each of its stages
     stages: int = 8            # ECT: stages of equal length
+    cut: float = 0.            # TCM: lowest level that is learned, above the frozen first stage; 0: all are
+    r_mean: float = -4.        # MeanFlow: mean of ln r before the smaller of t and r becomes r (CIFAR-10)
+    same: float = 0.25         # MeanFlow: share of images with r = t (CIFAR-10)
 
 # %% ../nbs/16_presets.ipynb #c0ea176c
 @dataclass(frozen=True)
@@ -42,9 +45,10 @@ class Preset(Levels):
     batch: int                 # images per step, over all devices
     iterations: int            # K, the length of the run in steps
     lr: float                  # learning rate
-    form: str = 'pairs'        # CD, CT: neighbours are 'pairs', or at no distance: 'continuous', 'scm'
+    form: str = 'pairs'        # CD, CT: neighbours are 'pairs', or at no distance: 'continuous', 'scm', 'meanflow'
     fade: float = 0.           # sCM: share of the run in which the part along the path is faded in (paper: a fortieth)
     optimizer: str = 'radam'   # 'radam' or 'adam'
+    beta2: float = 0.999       # its average of squares (sCM: 0.99)
     warmup: int = 0            # steps in which the rate rises from 0
     lr_decay: float = 0.       # share of the run, at its end, in which the rate falls to 0 (paper: 0)
     clip: float = 0.           # largest norm of the gradient; 0: no limit
@@ -74,13 +78,13 @@ class Preset(Levels):
 FIELDS = *Preset.__annotations__, *Levels.__annotations__
 CHOICES = dict(method=('edm', 'cd', 'ct', 'pd'), optimizer=('radam', 'adam'), solver=('heun', 'euler'),
                distance=('l1', 'l2', 'pseudo_huber', 'lpips'), draw=('uniform', 'lognormal', 'between', 'ect'),
-               form=('pairs', 'continuous', 'scm'),
+               form=('pairs', 'continuous', 'scm', 'meanflow'),
                weight=('uniform', 'inverse_gap', 'inverse_c_out'), precision=('auto', 'fp32', 'bf16', 'fp16'))
 LIMITS = {'image_size': (1, 2**14), 'batch iterations gpus': (1, 2**31), 'warmup': (0, 2**31), 'N': (2, 2**20),
           's0 s1 teacher_N': (0, 2**20), 'stages': (1, 100), 'q': (1.001, 1000), 'guidance': (0, 100),
-          'fade lr_decay': (0, 1), 'lr': (1e-12, 1e38),
-          'ema mu mu0 dropout label_dropout': (0, 1 - 1e-9), 'clip huber_c ema_ramp': (0, 1e9),
-          'sigma_data eps T': (1e-6, 1e6), 'rho': (1e-3, 1e3), 't_mean': (-20, 20), 't_std': (1e-6, 10)}
+          'fade lr_decay same': (0, 1), 'lr': (1e-12, 1e38),
+          'ema mu mu0 beta2 dropout label_dropout': (0, 1 - 1e-9), 'clip huber_c ema_ramp': (0, 1e9),
+          'sigma_data eps T': (1e-6, 1e6), 'rho': (1e-3, 1e3), 'cut': (0, 1e6), 't_mean r_mean': (-20, 20), 't_std': (1e-6, 10)}
 NETWORKS = 'UNet', 'SongUNet', 'ADMUNet'   # what `net` may name; the page on checkpoints makes them
 
 def need_preset(p):
@@ -98,10 +102,14 @@ def faults_of_form(p: Preset) -> Iterator[str]:
     if p.form != 'pairs' and p.checkpointing:
         yield f'{what}: forward mode cannot compute activations again, pass checkpointing=False'
     if not itself: yield f'{what}: the target is the model itself, pass mu=0 and mu0=0'
+    if p.form == 'meanflow' and p.draw != 'lognormal':
+        yield f"{what} with draw={p.draw!r}: its levels are log-normal, pass 'lognormal'"
+    if p.form == 'meanflow' and not p.net.get('two_levels'):
+        yield f"{what}: the network must hear where a jump ends, pass net with two_levels true"
     if p.form != 'pairs' and p.draw not in ('uniform', 'lognormal'):
         yield f"{what} with draw={p.draw!r}: it has no intervals, pass 'uniform' or 'lognormal'"
     if p.form == 'continuous' and p.distance == 'l1': yield f"{what}: l1 has no curvature, pass another distance"
-    if p.form == 'scm' and p.weight != 'uniform' or p.form == 'continuous' and p.weight == 'inverse_gap':
+    if p.form in ('scm', 'meanflow') and p.weight != 'uniform' or p.form == 'continuous' and p.weight == 'inverse_gap':
         yield f"{what} with weight={p.weight!r}: pass weight='uniform'"
     if p.form == 'pairs' and p.method == 'cd' and p.solver == 'heun':
         yield f"{what} steps down to level 0: pass solver='euler'"
@@ -136,6 +144,9 @@ def faults(p: Preset) -> Iterator[str]:
         yield f's0={p.s0} and s1={p.s1}: pass 0 < s0 <= s1, or s0=0 for a fixed or staged grid'
     if p.mu0 and not p.s0: yield f'mu0={p.mu0} rises with the grid of s0 and s1: give both, or mu0=0 and mu'
     yield from faults_of_form(p)
+    if p.cut and (p.draw != 'ect' or p.init == 'random' or p.init == 'teacher' or not p.eps < p.cut < p.T):
+        yield (f"cut={p.cut}: it is for draw='ect', between eps={p.eps} and T={p.T}, and init names the first stage, "
+               'a consistency function')
     if p.guidance != 1 and (p.method != 'cd' or not p.net.get('num_classes')):
         yield f'guidance={p.guidance}: it is for the teacher of a distillation (cd) whose net has num_classes, pass 1'
     if p.net.get('cls', 'UNet') not in NETWORKS:
@@ -202,11 +213,13 @@ def _family(scene: str, shared: dict, student: int) -> list[Preset]:
     ict = dict(ect, draw='lognormal', growth=(11, 21, 41, 81))
     in_time = dict(one, form='continuous', weight='inverse_c_out')
     scm = dict(one, form='scm', draw='lognormal', t_mean=-1., t_std=1.4, fade=0.1)
+    mf = dict(one, form='meanflow', draw='lognormal', t_mean=-0.6, t_std=1.6, net=shared['net'] | dict(two_levels=True))
+    tcm = dict(ect, q=256., stages=1, cut=0.3)
     alone = [Preset(f'{scene}_{n}', 'ct', **how, **K, init=name)
-             for n, how in dict(ict=ict, ect=ect, cct=in_time, sct=scm).items()]
+             for n, how in dict(ict=ict, ect=ect, cct=in_time, sct=scm, mf=mf).items()]
     distilled = [Preset(f'{scene}_{n}', 'cd', **how, **K, init='teacher', teacher=name)
-                 for n, how in dict(ecd=dict(ect, solver='euler'), ccd=in_time, scd=scm).items()]
-    return alone + distilled
+                 for n, how in dict(ecd=dict(ect, solver='euler'), ccd=in_time, scd=scm, mfd=mf).items()]
+    return [*alone, *distilled, Preset(f'{scene}_tcm', 'ct', **tcm, **K, init=f'{scene}-ct')]
 
 FAMILY = tuple(_family('avatars32', _small, 15_000))
 

@@ -53,7 +53,7 @@ class Run:
         self.raw = set_dropout(self.place.take(parts.net).train(), p)
         self.ema, self.target = EMA(self.raw), EMA(self.raw) if p.mu or p.mu0 or p.method == 'pd' else None
         self.net = self.place.spread(self.raw, [*filter(None, (self.ema, self.target))])
-        self.opt = OPTIMIZERS[p.optimizer](self.raw.parameters(), lr=p.lr, betas=(0.9, 0.999), foreach=True)
+        self.opt = OPTIMIZERS[p.optimizer](self.raw.parameters(), lr=p.lr, betas=(0.9, p.beta2), foreach=True)
         self.objective = self.make_objective(parts)
         networks = self.raw, getattr(self.target, 'module', None), getattr(parts.teacher, 'net', None)
         for net in filter(None, networks if options.compile else ()): net.compile(dynamic=False)
@@ -65,7 +65,8 @@ class Run:
         self.averaged = wrap(self.ema.module, self.p, dtype)
         if self.p.mu or self.p.mu0: self.target.module.train()   # so that dropout masks can be shared
         model, target = (wrap(m, self.p, dtype) for m in (self.net, self.target.module if self.target else self.raw))
-        return Objective(self.p, self.p.iterations, model, target, parts.teacher, parts.distance, parts.step)
+        return Objective(self.p, self.p.iterations, model, target, parts.teacher, parts.distance, parts.step,
+                         parts.first)
 
     def step(self) -> tuple[Tensor, Tensor]:  # losses and levels of the own samples, on the device
         "One step of the method. FloatingPointError, and nothing has changed, if a loss is not finite."

@@ -7,26 +7,29 @@ from consistency_nb.data import Images
 from consistency_nb.launch import fit_in, model_of
 from consistency_nb.nets import UNet
 from consistency_nb.place import Options, Parts
-from consistency_nb.precond import Denoiser
+from consistency_nb.precond import Consistency, Denoiser
 from consistency_nb.presets import FAMILY, override
 from consistency_nb.train import Run, train
 
 NAMES = [p.name for p in FAMILY if p.image_size == 32]
 CPU = Options(device='cpu')
 
+def two_levels(name): return dict(two_levels=True) if '_mf' in name else {}
+
 def small(name, classes=3, **changes):
     "The preset on 8 pixels, and its parts."
     p = override(next(p for p in FAMILY if p.name == name), **dict(image_size=8, batch=6, iterations=6, precision='fp32', init='random', data='x',
-                 net=dict(cls='UNet', channels=[8, 8], blocks=1, patch=1, attention=[1], emb=8, num_classes=classes)) | changes)
+                 net=dict(cls='UNet', channels=[8, 8], blocks=1, patch=1, attention=[1], emb=8, num_classes=classes) | two_levels(name)) | (dict(init='x') if 'tcm' in name else {}) | changes)
     torch.manual_seed(0)
-    make = lambda: UNet(channels=(8, 8), blocks=1, patch=1, attention=(1,), emb=8, num_classes=classes)
+    make = lambda: UNet(channels=(8, 8), blocks=1, patch=1, attention=(1,), emb=8, num_classes=classes, **two_levels(name))
     g = torch.Generator().manual_seed(0)
     images = Images(torch.randint(0, 256, (30, 3, 8, 8), generator=g, dtype=torch.uint8), 'x', torch.arange(30) % classes if classes else None)
     net, teacher = make(), Denoiser(make().eval().requires_grad_(False), p.sigma_data)
+    first = Consistency(make().eval().requires_grad_(False), p.sigma_data)
     with torch.no_grad():
-        for v in (*net.parameters(), *teacher.parameters()):
+        for v in (*net.parameters(), *teacher.parameters(), *first.parameters()):
             if v.ndim > 1: v.normal_(std=.1)
-    return p, Parts(net, images, teacher if p.method == 'cd' else None, distance_of(p), step_of(p))
+    return p, Parts(net, images, teacher if p.method == 'cd' else None, distance_of(p), step_of(p), first if p.cut else None)
 
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('changes', [{}, dict(dropout=.2), dict(precision='bf16'), dict(classes=None)], ids=['plain', 'dropout', 'bf16', 'no classes'])
@@ -39,7 +42,7 @@ def test_it_trains(name, changes):
     assert sum(moved) > .8 * len(moved)
     f, y = model_of(run), torch.arange(2) if p.net.get('num_classes') else None
     x = torch.randn(2, 3, 8, 8)
-    assert f(x, 80., y).isfinite().all() and f.eps == (0. if p.form == 'scm' or p.draw == 'ect' else .002)
+    assert f(x, 80., y).isfinite().all() and f.eps == (0. if p.form in ('scm', 'meanflow') or p.draw == 'ect' else .002)
     assert_close(f(x, f.eps, y), x, rtol=0, atol=1e-6)
 
 @pytest.mark.parametrize('name', NAMES)
@@ -71,7 +74,8 @@ def test_the_record_of_a_run_without_a_grid_has_no_levels(tmp_path):
 
 @pytest.mark.parametrize('changes, said', [(dict(form='continuous'), "it has no intervals, pass 'uniform' or 'lognormal'"), (dict(form='scm', draw='uniform', weight='uniform', checkpointing=True), 'pass checkpointing=False'),
                                            (dict(form='scm', draw='uniform'), "pass weight='uniform'"), (dict(form='scm', draw='uniform', weight='uniform', mu=.5), 'the target is the model itself'),
-                                           (dict(form='continuous', draw='uniform', distance='l1'), 'l1 has no curvature'), (dict(draw='ect'), "pass solver='euler'")], ids=str)
+                                           (dict(form='continuous', draw='uniform', distance='l1'), 'l1 has no curvature'), (dict(draw='ect'), "pass solver='euler'"), (dict(form='meanflow', weight='uniform'), "its levels are log-normal, pass 'lognormal'"),
+                                           (dict(form='meanflow', weight='uniform', draw='lognormal'), 'pass net with two_levels true'), (dict(cut=.3), "it is for draw='ect'")], ids=str)
 def test_what_does_not_go_together_is_refused(changes, said):
     from consistency_nb.presets import preset
     with pytest.raises(ValueError, match=said): override(preset('avatars32_cd'), **changes)

@@ -14,6 +14,8 @@ from consistency_nb.precond import edm_scalings
 from consistency_nb.sample import guided, multistep
 from consistency_nb.schedules import ect_ratio
 from consistency_nb.solvers import euler_step
+from consistency_nb.meanflow import adaptive, average_velocity, from_linear, jump, jumps, meanflow_loss, to_linear
+from consistency_nb.truncated import above, border_weight, truncated
 from consistency_nb.trigflow import from_trigflow, scm_loss, scm_tangent, tamed, to_trigflow
 from golden import golden
 
@@ -101,3 +103,94 @@ def test_sampling(case, levels):
     noise = g['in.renoise'].double()[:len(levels) - 1]
     with torch.no_grad(): x = multistep(Sine(), 80. * g['in.noise'].double(), levels, eps=0., noise=noise, clamp=False)
     assert_close(x, g[f'out.cm.{case}.sde'].double(), rtol=1e-8, atol=1e-9)
+
+# ---- TCM
+
+TCM = dict(ct=(.999, 1e-8, None), ct_coarse=(.75, 1e-8, None), cd=(.96875, 1e-8, None), in64=(.9961, .06, lambda t, r: edm_weight(t)), three=(.999, 1e-8, None))
+
+def test_tcm_function():
+    g = golden('09_fastgen_tcm')
+    x, t, first, student = g['in.precond.x'].double(), g['in.precond.t'].double(), Sine(1.5), Sine()
+    with torch.no_grad(): assert_close(truncated(student, first, 1.)(x, t), g['out.precond.D'], rtol=1e-9, atol=1e-10)
+
+@pytest.mark.parametrize('case', TCM)
+def test_tcm(case):
+    "Their border is 1e-8 above the cut, their r never below 0.002."
+    g, (ratio, c, weight) = golden('09_fastgen_tcm'), TCM[case]
+    n = len(g[f'out.{case}.t'])
+    x0, z, t = g['in.step.x0'].double()[:n], g['in.step.z'].double()[:n], g['in.step.t'].double()[:n]
+    mask = torch.isin(torch.arange(8), g['in.step.perm'].long()[:2]) if n == 8 else g['in.step.uniform3'].double() < .25
+    t = torch.where(mask, 1 + 1e-8, t)
+    r = (t * ect_ratio(t, 0, 1 / (1 - ratio))).clamp(min=.002)
+    assert_close(r, g[f'out.{case}.r'].double(), rtol=1e-9, atol=1e-10)
+    student, first, teacher, x_t = Sine(), Sine(1.5).requires_grad_(False), Sine(1.5).requires_grad_(False), add_noise(x0, t, z)
+    x_r = euler_step(x_t, t, r, teacher) if case == 'cd' else add_noise(x0, r, z)
+    assert_close(truncated(student, first, 1.)(x_r, r).detach(), g[f'out.{case}.D_r'].double(), rtol=1e-6, atol=1e-9)
+    loss = pair_loss(student, truncated(student, first, 1.), x_t, t, x_r, r, far(c), weight or (lambda t, r: 1 / (t - r)))
+    assert_close(loss.detach(), g[f'out.{case}.per_sample'].double(), rtol=1e-6, atol=1e-8)
+    total = (border_weight(t, 1 + 1e-8, share=mask.double().mean().item()) * loss).mean()
+    assert_close(total.detach(), g[f'out.{case}.total'].double(), rtol=1e-6, atol=1e-8)
+    assert_close(torch.autograd.grad(total, student.amp)[0], g[f'out.{case}.grad_amp'].double(), rtol=1e-4, atol=1e-7)
+
+def test_tcm_levels():
+    g = golden('09_fastgen_schedule')
+    assert_close(above(g['in.time.uniform'].double()), g['out.time.log_t.tcm'].double(), rtol=1e-6, atol=0)
+
+# ---- MeanFlow
+
+class Velocity(nn.Module):
+    "Their u(x, t, r), in times from 0 to 1."
+    def __init__(self, k=2., end=2.):
+        super().__init__()
+        self.k, self.end, self.amp, self.phase = k, end, nn.Parameter(torch.tensor(1., dtype=torch.float64)), torch.tensor([.3, .7, 1.1], dtype=torch.float64)
+    def forward(self, x, t, r, y=None):
+        phase = 0. if y is None else append_dims(torch.where(y < 0, 0., self.phase[y.clamp(min=0)]), x)
+        return self.amp * torch.sin(self.k * x + append_dims(3 * t - self.end * r, x) + phase)
+
+plain = partial(adaptive, power=.75, c=1e-3)
+MF = dict(l2=(1., plain), l2_poly1=(1., partial(adaptive, power=1., c=1.)), l2_warm=(.25, plain), cd=(1., plain), cd_guided=(1., plain), opt_grad=(1., lambda q: 1 / (q.sqrt() + .1)),
+          opt_grad_exp=(1., lambda q: 2 * (-.5 * q.sqrt() + .1).exp()))
+
+@pytest.mark.parametrize('case', MF)
+def test_meanflow(case):
+    "`opt_grad` is our loss with another weight; its value differs, its gradient is the same."
+    g, (warm, weight) = golden('09_fastgen_meanflow'), MF[case]
+    x0, z, t, r, y = g['in.x0'].double(), g['in.z'].double(), g['in.t'].double(), g['in.r'].double(), g['in.labels'].long()
+    x, u, teacher, v = append_dims(1 - t, x0) * x0 + append_dims(t, x0) * z, Velocity(), Velocity(1.5, 0.).requires_grad_(False), z - x0
+    f = (lambda x, t, r: u(x, t, r, y)) if case == 'cd_guided' else u
+    if case == 'cd': v = teacher(x, t, t)
+    if case == 'cd_guided':
+        w = append_dims(torch.where((t >= .2) & (t <= .8), 2.5, 1.), x)
+        any_class, own = teacher(x, t, t, torch.full_like(y, -1)), teacher(x, t, t, y)
+        v = any_class + w * (own - any_class)
+    want = lambda name: g[f'out.{case}.{name}'].double()
+    for name, got in ('x_t', x), ('v', v):
+        if f'out.{case}.{name}' in g: assert_close(got, want(name), rtol=1e-9, atol=1e-10)
+    loss = meanflow_loss(f, x, t, r, v, weight, warm)
+    if not case.startswith('opt_grad'): assert_close(loss.detach(), want('loss'), rtol=1e-8, atol=1e-10)
+    assert_close(torch.autograd.grad(loss.mean(), u.amp)[0], want('grad_amp'), rtol=1e-8, atol=1e-10)
+
+def test_meanflow_in_levels():
+    g = golden('09_fastgen_meanflow')
+    t, x = g['in.map.t'].double(), g['out.map.x_t'].double()
+    assert_close(from_linear(t), g['out.map.level'].double(), rtol=1e-9, atol=1e-10)
+    assert_close(to_linear(from_linear(t)), g['out.map.back'].double(), rtol=1e-9, atol=1e-10)
+    assert_close(append_dims(1 + from_linear(t), x) * x, g['out.map.x_level'].double(), rtol=1e-9, atol=1e-9)
+    u = Velocity().requires_grad_(False)
+    G = lambda x, t, r: x / append_dims(1 + t, x) - append_dims(to_linear(t), x) * u(x / append_dims(1 + t, x), to_linear(t), to_linear(r))
+    level, zero = from_linear(t), torch.zeros_like(t)
+    assert_close(jump(G, append_dims(1 + level, x) * x, level, zero), g['out.map.f'].double(), rtol=1e-8, atol=1e-9)
+    assert_close(average_velocity(G)(x, t, zero), g['out.map.u_to_0'].double(), rtol=1e-8, atol=1e-8)
+
+@pytest.mark.parametrize('case, times', [('one', (.999,)), ('two', (.999, .5)), ('four', (.999, .75, .5, .25))])
+def test_meanflow_sampling(case, times):
+    g, u = golden('09_fastgen_sampling'), Velocity().requires_grad_(False)
+    G = lambda x, t, r: x / append_dims(1 + t, x) - append_dims(to_linear(t), x) * u(x / append_dims(1 + t, x), to_linear(t), to_linear(r))
+    start = .999 * g['in.noise'].double() * 1000   # their first image, at our scale
+    levels = [t / (1 - t) for t in times]
+    assert_close(jumps(G, start, levels), g[f'out.mf.{case}.ode'].double(), rtol=1e-8, atol=1e-9)
+    x, noise = start, g['in.renoise'].double()
+    for i, t in enumerate(levels):
+        x = x if i == 0 else x + t * noise[i - 1]
+        x = G(x, torch.full((len(x),), t, dtype=torch.float64), torch.zeros(len(x), dtype=torch.float64))
+    assert_close(x, g[f'out.mf.{case}.sde'].double(), rtol=1e-7, atol=1e-8)
