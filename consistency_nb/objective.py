@@ -25,7 +25,7 @@ from .continuous import continuous_loss
 from .trigflow import scm_loss
 from .truncated import above, at_border, border_weight, truncated
 from .meanflow import average_velocity, meanflow_loss, to_linear
-from .losses import edm_loss, inverse_c_out, inverse_gap, pair_loss, pd_loss
+from .losses import edm_loss, edm_weight, inverse_c_out, inverse_gap, pair_loss, pd_loss
 from .presets import Preset
 
 # %% ../nbs/16a_objective.ipynb #19e4ca5b
@@ -141,7 +141,8 @@ def hop(
 def weight_of(p: Preset) -> Callable | None:   # weight(t, r) -> (B,); None is 1
     "The weight that a preset names."
     c_out = partial(inverse_c_out, sigma_data=p.sigma_data)
-    return dict(uniform=None, inverse_gap=inverse_gap, inverse_c_out=c_out)[p.weight]
+    edm = lambda t, r: edm_weight(t, p.sigma_data)
+    return dict(uniform=None, inverse_gap=inverse_gap, inverse_c_out=c_out, edm=edm)[p.weight]
 
 def with_labels(f: Callable | None, y: Tensor | None) -> Callable | None:
     "A function of labels as one of image and level."

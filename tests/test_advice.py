@@ -99,6 +99,7 @@ row('sample._model', 'pass a Consistency or a Denoiser, such as load returns', l
 row('sample.sampler', 'pass levels=, 3 numbers that fall from 80, or choose steps from 1, 2', lambda: tiny(levels={'2': [80., 1.]}).sample(1, 3),
     lambda s: tiny().sample(1, 3, levels=[code(s, r'fall from (\d+)'), 5., 1.]), lambda s: [tiny(levels={'2': [80., 1.]}).sample(1, n) for n in code(s, r'steps from (.*)$')])
 row('sample.sampler', 'this model is a denoiser, levels are for a consistency function: leave them out', lambda: tiny(Denoiser).sample(1, 2, levels=(80., 1.)), lambda s: tiny(Denoiser).sample(1, 2))
+row('sample.sampler', 'pass levels of at least that', lambda: tiny(cut=.5).sample(1, levels=(80., .3)), lambda s: tiny(cut=.5).sample(1, levels=(80., .5)))
 row('sample.sampler', 'leave steps out', lambda: tiny().sample(1, 2, levels=(80., 5., 1.)), lambda s: tiny().sample(1, levels=(80., 5., 1.)))
 row('sample.class_indices', 'this model knows no classes: leave y out (in a run, classes)', lambda: tiny().sample(1, y=0), lambda s: tiny().sample(1))
 row('sample.class_indices', 'give at least one class, or leave it out', lambda: tiny(classes=3).sample(1, y=[]), lambda s: tiny(classes=3).sample(1, y=[0]), lambda s: tiny(classes=3).sample(1))
@@ -119,6 +120,7 @@ row('nets.norm', 'take widths that are all multiples of 32, or all of 1 up to 16
 row('nets.__init__', 'take a multiple of 32, or fewer than 64', lambda: Attention(97), lambda s: [Attention(w) for w in (32, 56, 96, 288)])
 row('nets.check_inputs', 'pass (B, 3, H, W), B > 0, with H and W multiples of 2', lambda: net()(x[:, :, 1:], t), lambda s: net()(x, t))
 row('nets.check_inputs', 'pass ln(t)/4 of shape (4,)', lambda: net()(x, t[:1]), lambda s: net()(x, t.log() / 4))
+row('nets.check_inputs', 'pass a level per image, to a network built with two_levels=True', lambda: net()(x, t, r=t), lambda s: UNet(channels=(8, 8), emb=8, two_levels=True)(x, t, r=t))
 row('nets.check_inputs', 'this network knows no classes: leave y out', lambda: net()(x, t, t.long()), lambda s: net()(x, t))
 row('nets.check_inputs', 'whole numbers (torch.long) in 0..4, or -1 for any class', lambda: net(5)(x, t, t), lambda s: net(5)(x, t, torch.tensor([0, 4, -1, 2])))
 row('nets.rule', 'such as (1, 2)', lambda: ADMUNet(8, 32, (), 1, ()), lambda s: ADMUNet(8, 32, code(s, r'such as (.*)$'), 1, (), num_head_channels=32))
@@ -342,9 +344,9 @@ row('trigflow._derivable', 'pass a number for each image', lambda: trigflow.scm_
 # ---- presets and parameters
 
 ct, cd, pd_ = (preset(f'avatars32_{m}') for m in ('ct', 'cd', 'pd'))
-row('presets.need_preset', "pass a Preset, such as preset('avatars32_edm')", lambda: override('avatars32_cd', lr=1.), lambda s: override(code(s, r'such as (.*)$'), lr=1.))
-row('presets.preset', 'valid ones are: avatars32_edm', lambda: preset('avatars_cd'), lambda s: [preset(n) for n in s.split('are: ')[1].split(', ')])
-def faulty(said, p, bad, *good): row('presets.check_preset', said, lambda: override(p, **bad), *[lambda s, g=g: override(p, **(bad | (g(s) if callable(g) else g))) for g in good])
+row('record.need_preset', 'pass a Preset, such as preset("avatars32_cd")', lambda: override('avatars32_cd', lr=1.), lambda s: override(code(s, r'such as (.*)$'), lr=1.))
+row('presets.preset', 'valid ones are: avatars32_{edm,', lambda: preset('avatars_cd'), lambda s: [preset(scene + n) for scene, runs in re.findall(r'(\w+_){(.*?)}', s) for n in runs.split(',')])
+def faulty(said, p, bad, *good): row('record.check_preset', said, lambda: override(p, **bad), *[lambda s, g=g: override(p, **(bad | (g(s) if callable(g) else g))) for g in good])
 faulty('pass a number from 1 to 16384', ct, dict(image_size=0), lambda s: dict(image_size=code(s, r'from (\d+)')), lambda s: dict(image_size=code(s, r'to (\d+)')))
 faulty('such as (3, 6, 18)', ct, dict(growth=[9, 3]), lambda s: dict(growth=code(s, r'such as (.*)$')))
 faulty('pass an eps below T', ct, dict(eps=3., T=2.), dict(eps=1.))
@@ -355,8 +357,9 @@ faulty('give both, or mu0=0 and mu', ct, dict(mu0=0.9), dict(s0=2, s1=150), dict
 faulty('valid ones are: UNet, SongUNet, ADMUNet; leave cls out for a network of your own', ct, dict(net=dict(cls='Mine')), dict(net=dict(cls='UNet')), dict(net={}))
 faulty('valid ones are: l1, l2, pseudo_huber, lpips', ct, dict(distance='mse'), dict(distance='lpips'))
 faulty("data='': give a name", ct, dict(data=''), dict(data='avatars32'))
-row('presets.override', 'valid ones are: name, method', lambda: override(ct, learning_rate=1.), lambda s: override(ct, lr=1.))
-row('presets.same_type', "parameter 'lr' must be float, such as 0.0004", lambda: override(ct, lr='fast'), lambda s: override(ct, lr=code(s, r'such as ([\d.]+)')))
+faulty("pass net with two_levels true", ct, dict(form='meanflow', draw='lognormal', weight='uniform', growth=()), dict(net=ct.net | dict(two_levels=True)))
+row('record.override', 'valid ones are: name, method', lambda: override(ct, learning_rate=1.), lambda s: override(ct, lr=1.))
+row('record.same_type', "parameter 'lr' must be float, such as 0.0004", lambda: override(ct, lr='fast'), lambda s: override(ct, lr=code(s, r'such as ([\d.]+)')))
 def as_papermill(s):
     "What papermill's command line makes of the words that the sentence gives."
     import click.testing, papermill.cli
@@ -369,10 +372,10 @@ def as_launch(s):
     import shlex
     option, value = shlex.split(re.search(r'or (--.*) \(launch\)', s)[1])
     assert override(ct, **{option[2:]: launch.plain(value)}).data == '3'   # as `read_options` reads a pair
-row('presets.same_type', "it is text with -r data 3 (papermill) or --data '\"3\"' (launch)", lambda: override(ct, data=3), as_papermill, as_launch)
-row('presets.check_parameter', 'must be a number from 0 to 4294967295', lambda: check_parameter('seed', 0, -1), lambda s: check_parameter('seed', 0, code(s, r'to (\d+)')))
-row('presets.check_parameter', "must be 'auto', 'cpu' or 'cuda'", lambda: check_parameter('device', 'auto', 'gpu'), lambda s: [check_parameter('device', 'auto', v) for v in ('auto', 'cpu', 'cuda')])
-row('presets.read_parameters', 'valid ones are: seed, lr', lambda: read_parameters(dict(seed=0), dict(seed=0, seeds=3), ('lr',)), lambda s: read_parameters(dict(seed=0), dict(seed=3, lr=.1), ('lr',)))
+row('record.same_type', "it is text with -r data 3 (papermill) or --data '\"3\"' (launch)", lambda: override(ct, data=3), as_papermill, as_launch)
+row('record.check_parameter', 'must be a number from 0 to 4294967295', lambda: check_parameter('seed', 0, -1), lambda s: check_parameter('seed', 0, code(s, r'to (\d+)')))
+row('record.check_parameter', "must be 'auto', 'cpu' or 'cuda'", lambda: check_parameter('device', 'auto', 'gpu'), lambda s: [check_parameter('device', 'auto', v) for v in ('auto', 'cpu', 'cuda')])
+row('record.read_parameters', 'valid ones are: seed, lr', lambda: read_parameters(dict(seed=0), dict(seed=0, seeds=3), ('lr',)), lambda s: read_parameters(dict(seed=0), dict(seed=3, lr=.1), ('lr',)))
 row('objective.autocast_dtype', 'valid ones are: auto, fp32, bf16, fp16', lambda: objective.autocast_dtype('half', 'cpu'), lambda s: [objective.autocast_dtype(w, 'cpu') for w in s.split('are: ')[1].split(', ')])
 row('cost._is_preset', 'such as preset("cifar10_cd")', lambda: cost.estimate('cifar10_cd'), lambda s: cost.estimate(code(s, r'such as (.*)$'), 1e12))
 
@@ -413,6 +416,8 @@ def known_names(s):
 def my_own(name):
     png('p/a.png', (32, 32))
     return read_by(Preset(**(vars(my_teacher()) | dict(name=name, data='p', net=small | dict(num_classes=None)))))
+row('assemble.first_stage', 'with cut=0.3 pass init=, a consistency function', lambda: assemble.first_stage(override(preset('avatars32_tcm'), init='avatars32-edm'), 'avatars32'),
+    lambda s: assemble.first_stage(preset('avatars32_tcm'), 'avatars32'))
 row('assemble.familiar', 'Train a diffusion model of your pictures, and begin with it', lambda: my_own('avatars64_cd'), known_names)
 row('assemble.familiar', 'Train a diffusion model of your pictures, and begin with it', lambda: my_own('mine'), known_names)
 def fit(out='run', p=plain, **more): return launch.fit_in(out, p, parts(), Options(device='cpu'), **more)

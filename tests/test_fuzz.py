@@ -101,6 +101,9 @@ def road(tmp) -> dict:
                            continuous_norm_loss=part(f=f, x_t=x, t=t, v=z, norm=distances.l1)),
         'trigflow': dict(to_trigflow=part(x_t=x, t=t), from_trigflow=part(x=x, angle=t / 100), difference_along=part(f=f, x=x, t=t, v=z, step=1e-3), scm_tangent=part(f=f, x_t=x, t=t, aim=z),
                          tamed=part(g=x), LevelWeight=part(), scm_loss=part(f=f, x_t=x, t=t, aim=z)),
+        'truncated': dict(truncated=part(f=f, first=f, cut=1.), at_border=part(t=t, cut=1.), border_weight=part(t=t, cut=1.), above=part(u=t / 100, cut=1., T=80.)),
+        'meanflow': dict(jump=part(G=lambda x, t, r: x, x=x, t=t, r=s), jumps=part(G=lambda x, t, r: x, x=x, levels=(80., 1.)), to_linear=part(t=t), from_linear=part(tau=t / 100), average_velocity=part(G=lambda x, t, r: x),
+                         adaptive=part(q=t), meanflow_loss=part(u=lambda x, t, r: x, x=x, tau=t / 100, rho=t / 200, v=z)),
         'losses': dict(
             difference=Row(a=x, b=z), l2=Row(a=x, b=z), edm_weight=part(t=t, sigma_data=.5), edm_loss=part(denoise=D, x0=x, t=t, z=z, sigma_data=.5),
             pair_loss=part(f=f, target=f, x_t=x, t=t, x_r=z, r=s, distance=losses.l2), neighbours=Row(n=n, grid=Own(g), ok='n.batch'),
@@ -111,7 +114,7 @@ def road(tmp) -> dict:
                     ramped=Row(rate=.9, steps=10., ramp=.05, ok='rate.zero steps.zero steps.huge ramp.zero ramp.huge'),
                     halflife_to_rate=Row(halflife_images=1e5, batch=8, seen=1e3, ramp=.05, ok='halflife_images.zero halflife_images.huge seen.zero seen.huge ramp.zero ramp.huge batch.huge')),
         'nets': dict(
-            zero_init=part(layer=nn.Linear(2, 2)), class_vector=part(table=nn.Embedding(3, 2), y=n % 3), LevelEmbedding=part(dim=8), Waves=part(), norm=part(channels=16), resample=part(x=x, how='up'), ResBlock=part(cin=8, cout=8, emb=8), mix=part(q=x, k=x, v=x), Attention=part(channels=64),
+            zero_init=part(layer=nn.Linear(2, 2)), class_vector=part(table=nn.Embedding(3, 2), y=n % 3), LevelEmbedding=part(dim=8), EndLevel=part(dim=8), Waves=part(), norm=part(channels=16), resample=part(x=x, how='up'), ResBlock=part(cin=8, cout=8, emb=8), mix=part(q=x, k=x, v=x), Attention=part(channels=64),
             plan=part(first=8, widths=(8, 16), blocks=1, attends=lambda *at: False), Stage=part(step=None, block=nn.Identity(), attend=nn.Identity()), stages=part(steps=[], block=None, attention=None),
             check_inputs=part(net=nets.UNet(**unet), x=x, c_noise=t, y=None), Frame=part(args=dict(__class__=nn.Module), side=1), each=part(least=1), probability=part(p=.5), resolutions=part(image_size=8, factors=(1, 2)),
             UNet=[Row(**unet, patch=2, dropout=.1, num_classes=3, in_channels=3, ok='attention.empty dropout.zero'), Row(nets.UNet(**unet, num_classes=3), x=x, c_noise=t, y=n[:4] % 3, ok='y.none')])}
@@ -180,9 +183,10 @@ def files(tmp) -> dict:
             style=part(name='moods'), portrait=part(k=0, seed=1, size=8), draw_avatars=part(n=2, first=0, size=8), avatars=Row(n=2, size=8, first=3, ok='n.huge first.zero'), held_out=Row(data=images, n=2, ok='n.huge'),
             place=part(name='cifar10', kind='cifar10', root=tmp), told=part(data=images), say_once=part(text='x'), gaps=part(labels=index), by_path=part(given=tmp/'zoo', size=8, channels=3, memory=1.), dataset=Row(name=str(tmp/'zoo'), size=8, channels=3, memory=1., ok='memory.zero memory.huge'),
             check_data=part(data=images), few_pictures=part(data=images, device='cpu'), pixel_moments=Row(data=images, sample=4, ok='sample.huge'), measure_sigma_data=Row(data=images, sample=4, ok='sample.huge'), check_sigma_data=Row(data=images, sigma_data=1., tolerance=.25, ok='tolerance.zero tolerance.huge sigma_data.huge')),
-        'presets': dict(
+        'presets': dict(preset=Row(name='avatars32_cd'), names=part()),
+        'record': dict(
             Levels=part(), Preset=Row(**{f: Own(getattr(whole, f)) for f in whole.__dataclass_fields__}), need_preset=Row(p=whole), is_power_of_2=part(n=4), faults=part(p=whole), faults_of_form=part(p=whole), check_preset=part(p=whole), check_parameter=part(name='n', default=1, v=2), same_type=part(name='x', old=1, new=2), override=Row(preset=whole, lr=.1, ok='lr.huge'),
-            preset=Row(name='avatars32_cd'), read_parameters=part(declared=dict(n=1), given=dict(n=2))),
+            read_parameters=part(declared=dict(n=1), given=dict(n=2))),
         'foreign': dict(
             wanted=part(e=ValueError('GLOBAL a.b')), Refused=part(name='a', what='b'), one_sentence=part(name='a', what='b'), read_pt=Row(path=tmp/'a.pt'), Record=part(), Reader=part(lambda file: None, file=''), tensor=part(lambda r: 0, r=None),
             state_of=part(lambda r: 0, r=None), gather=part(lambda r: 0, r=None), plain=part(v=1), settings_of=part(lambda r: 0, r=None), read_edm=Row(path=tmp/'edm.pkl', dry=True),
@@ -260,7 +264,7 @@ def running(tmp) -> dict:
     never = lambda **a: None
     return {
         'objective': dict(
-            levels_at=part(p=p, k=3, K=10), boundary=part(p=p), stage_at=part(p=p, k=3, K=10), faded=part(p=p, k=3, K=10), anywhere=part(p=p, B=4, gen=gen()), pair_of=part(p=p, n=n, grid=torch.linspace(1, 9, 5), stage=0), without_gap=part(p=presets.preset('avatars32_sct'), model=f, teacher=None, distance=None, warm=1., x0=x, z=x, t=n + 1.), pd_stage=part(p=presets.preset('avatars32_pd'), K=100), mu_at=[part(p=p, N=4), part(p=presets.preset('cifar10_ct'), N=4)],
+            levels_at=part(p=p, k=3, K=10), boundary=part(p=p), stage_at=part(p=p, k=3, K=10), faded=part(p=p, k=3, K=10), anywhere=part(p=p, B=4, gen=gen()), pair_of=part(p=p, n=n, grid=torch.linspace(1, 9, 5), stage=0), jump_ends=part(p=p, B=4, gen=gen()), of_jumps=part(p=presets.preset('avatars32_mf'), model=lambda x, t, r: x, teacher=None, warm=1., x0=x, z=x, ends=torch.ones(len(x), 2)), without_gap=part(p=presets.preset('avatars32_sct'), model=f, teacher=None, distance=None, warm=1., x0=x, z=x, t=n + 1.), pd_stage=part(p=presets.preset('avatars32_pd'), K=100), mu_at=[part(p=p, N=4), part(p=presets.preset('cifar10_ct'), N=4)],
             lr_at=part(p=p, k=3, K=10), ema_at=part(p=presets.preset('avatars32_edm'), k=3), autocast_dtype=[Row(precision='fp32', device=Own('cpu')), Row(precision=Own('auto'), device='cpu')],
             wrap=part(net=net, p=p), levels_of=part(p=p, n=n, grid=torch.tensor([.1, 1., 2.])), with_labels=part(f=f, y=None), weight_of=part(p=p), hop=part(p=p, N=3, step=solvers.euler_step), Objective=part(p=p, K=10, model=f, target=f),
             uniform=part(gen=gen(), n=2), noise=part(seed=1, part=range(2), shape=(3, 8, 8), gen=gen())),
@@ -285,7 +289,7 @@ def running(tmp) -> dict:
             enough_devices=part(o=place.Options(num_processes=2, device='cpu')), start=Row(command=[sys.executable, '-c', 'pass'], options=Own(place.Options()))),
         'assemble': dict(
             distance_of=Row(p=p), step_of=Row(p=p), parts_of=Row(lambda p, **o: assemble.parts_of(p, place.Options(**o)), p=ct, device='cpu', seed=0, ok='seed.zero'),
-            family=part(data='avatars32'), way_out=part(p=ct), familiar=part(p=ct, role='init', data='avatars32'), first_weights=part(p=p, model=objective.wrap(net, p)), measured=part(p=ct), adapted=part(p=ct, changes={})),
+            family=part(data='avatars32'), way_out=part(p=ct), familiar=part(p=ct, role='init', data='avatars32'), first_stage=part(p=p, data='avatars32'), first_weights=part(p=p, model=objective.wrap(net, p)), measured=part(p=ct), adapted=part(p=ct, changes={})),
         'launch': dict(
             fit_in=[Row(by_name(in_folder), **door, log_every=1., save_every=1., on_log=none, ok=legal + ' log_every.zero log_every.huge save_every.zero save_every.huge on_log.none'),
                     Row(by_name(lambda p, parts, options, **a: launch.fit_in(p=p, parts=parts, options=options, **a)), out_dir=str(tmp/'fit'), **{k: Own(v) for k, v in door.items()}, ok='out_dir.unknown')],
@@ -443,8 +447,8 @@ def fields():
     from consistency_nb.presets import Preset
     return [f.name for f in Preset.__dataclass_fields__.values()]
 
-LEGAL = dict(lr='huge', warmup='zero', lr_decay='zero', clip='zero', t_mean='negative zero', growth='empty', net='empty unknown', teacher='empty unknown', name='unknown', data='unknown', init='unknown')
-for n in 's0 s1 mu0 mu ema ema_ramp huber_c dropout label_dropout teacher_N fade guidance'.split(): LEGAL[n] = 'zero'
+LEGAL = dict(lr='huge', warmup='zero', lr_decay='zero', clip='zero', t_mean='negative zero', r_mean='negative zero', growth='empty', net='empty unknown', teacher='empty unknown', name='unknown', data='unknown', init='unknown')
+for n in 's0 s1 mu0 mu ema ema_ramp huber_c dropout label_dropout teacher_N fade guidance cut same beta2'.split(): LEGAL[n] = 'zero'
 
 @pytest.mark.parametrize('method', ['edm', 'cd', 'ct', 'pd'])
 @pytest.mark.parametrize('field', fields())

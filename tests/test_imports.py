@@ -42,5 +42,5 @@ def test_imports(path):
     outside = {top for top, _ in imports(at_module_level(tree))} - {'.'}
     if order(me)[0] < 15: assert not outside & HEAVY, f'{me} imports {outside & HEAVY}; import them where they are used'
     assert not outside & {'nbdev', 'fastcore', 'IPython'}, 'tools of the notebooks do not belong in the package'
-    if me == 'presets': assert outside <= set(sys.stdlib_module_names)
+    if me in ('record', 'presets'): assert outside <= set(sys.stdlib_module_names)
     if me not in ('viz', 'evaluate'): assert 'matplotlib' not in {top for top, _ in imports(ast.walk(tree))}
