@@ -10,7 +10,7 @@ __all__ = ['OPTIMIZERS', 'set_dropout', 'Run', 'labels_of', 'gradient', 'descend
 import json, runpy, time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 import torch
 from torch import Tensor, nn
 from .core import mix_seed
@@ -205,7 +205,9 @@ def resume(
     tensors: dict[str, Tensor],
 ) -> Run:
     "Go on where another run was. ValueError if that had another preset or seed."
-    asked, had = (dict(f['preset'], seed=f['seed']) for f in json.loads(json.dumps([facts_of(run), facts])))
+    since = {f.name: f.default for f in fields(Preset) if f.default is not MISSING}   # of fields that came later
+    both = [since | f['preset'] | dict(seed=f['seed']) for f in (facts_of(run), facts)]
+    asked, had = json.loads(json.dumps(both))
     other = {n: had.get(n) for n in asked if asked[n] != had.get(n) and n != 'iterations'}
     brief = {n: f'{n} ({v!r}, not {asked[n]!r})' if isinstance(v, (int, float, str)) else n for n, v in other.items()}
     if other: raise ValueError(f"this is the checkpoint of a run with another {', '.join(brief.values())}")

@@ -104,3 +104,52 @@ def test_replicas_say_that_they_carry_no_derivatives():
     class Two(Alone): tangents = False
     p, parts = small('avatars32_sct')
     with pytest.raises(ValueError, match='replicas in several processes carry no derivatives, pass shard=True'): Run(p, parts, CPU, Two('cpu'))
+
+def test_a_checkpoint_from_before_a_field_was_there(tmp_path):
+    "Fields that a preset has got since have their defaults."
+    from consistency_nb.files import CHECKPOINT, read_state, write_state
+    p, parts = small('avatars32_ect')
+    stop = lambda run, record: setattr(run, 'stopping', run.k >= 3)
+    fit_in(tmp_path, p, copy.deepcopy(parts), CPU, on_log=stop, log_every=0., bar=False)
+    facts, tensors = read_state(tmp_path/CHECKPOINT)
+    for later in 'cut', 'beta2', 'same': del facts['preset'][later]
+    write_state(tmp_path/CHECKPOINT, facts, tensors)
+    assert fit_in(tmp_path, p, copy.deepcopy(parts), CPU, bar=False).k == 6
+    facts['preset']['lr'] = 1.
+    write_state(tmp_path/CHECKPOINT, facts, tensors)
+    with pytest.raises(ValueError, match='another lr'): fit_in(tmp_path, p, copy.deepcopy(parts), CPU, bar=False)
+
+@pytest.mark.parametrize('net', [dict(cls='UNet', channels=[8, 8], emb=8), dict(cls='SongUNet', image_size=8, model_channels=8, channel_mult=[1, 1], num_blocks=1, attn_resolutions=[4]),
+                                 dict(cls='ADMUNet', image_size=8, model_channels=8, channel_mult=[1, 1], num_res_blocks=1, num_classes=3, attention_resolutions=[4])], ids=lambda n: n['cls'])
+def test_networks_of_two_levels(net, tmp_path):
+    "Begin as what they were with one, hear the second, take a derivative by it, and survive a file."
+    from consistency_nb.checkpoints import load, make_net, save
+    torch.manual_seed(0)
+    two, y = make_net(net | dict(two_levels=True)), torch.arange(2) if net.get('num_classes') else None
+    x, t, r = torch.randn(2, 3, 8, 8), torch.tensor([1., 2.]), torch.tensor([.5, 2.])
+    with torch.no_grad():
+        for v in two.conv_out.parameters(): v.normal_()
+        for v in two.parameters():
+            if v.ndim > 1: v.add_(.1 * torch.randn_like(v))
+    f = Consistency(two, eps=0.).eval()
+    f.facts['image_size'] = 8
+    at = lambda r: f(x, t, y, r)
+    assert_close(at(torch.zeros(2)), f(x, t, y))
+    assert (at(r) - f(x, t, y)).abs().max() > 1e-4
+    exact = Consistency(copy.deepcopy(two).double(), eps=0.).eval()
+    wide, h = lambda r: exact(x.double(), t.double(), y, r), 1e-4
+    value, change = torch.func.jvp(wide, (r.double(),), (torch.ones(2, dtype=torch.float64),))
+    assert_close(change, (wide(r.double() + h) - wide(r.double() - h)) / (2 * h), rtol=1e-4, atol=1e-5)
+    save(f, tmp_path/'m.safetensors')
+    assert_close(load(tmp_path/'m.safetensors', device='cpu')(x, t, y, r), at(r))
+    with pytest.raises(ValueError, match='two_levels=True'): make_net(net)(x, t, y, r=r)
+
+def test_a_second_stage_is_asked_from_its_cut_on(tmp_path):
+    from consistency_nb.checkpoints import load
+    from consistency_nb.launch import write_model
+    p, parts = small('avatars32_tcm')
+    run = train(Run(p, parts, CPU))
+    write_model(model_of(run), tmp_path/'m.safetensors', p, parts.data)
+    f = load(tmp_path/'m.safetensors', device='cpu')
+    assert f.sample(2, levels=(80., p.cut)).isfinite().all()
+    with pytest.raises(ValueError, match='this model has learned none below 0.3'): f.sample(2, levels=(80., .2))
