@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
-RUNS := train_edm train_cd train_ct train_pd generate edit_images tune_levels evaluate_model benchmark scaling
+RUNS := train_edm train_cd train_ct train_pd generate edit_images tune_levels evaluate_model compare_methods benchmark scaling
 
 export JUPYTER_PREFER_ENV_PATH = 1
 export PYTHONUNBUFFERED = 1
@@ -21,6 +21,7 @@ help:
 	@echo "make edit_images fill in, colour, sharpen, repaint pictures (ARGS='-p task inpaint -p image my.png')"
 	@echo "make tune_levels search the noise levels for two and more calls"
 	@echo "make evaluate_model measure quality against calls and seconds, and look for copies (ARGS='-p samples 2000')"
+	@echo "make compare_methods train every method with one budget, and compare them: hours (ARGS='-p rows ct,ect')"
 	@echo "make benchmark   measure speed against the plainest code, and against diffusers"
 	@echo "make scaling     measure how time and memory grow"
 	@echo "make test        run the tests"

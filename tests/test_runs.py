@@ -131,3 +131,18 @@ def test_kill_at_any_moment(tmp_path):
     assert last.returncode == 0 and 'continuing avatars32_ct at step' in said, said
     a, b = (load_file(tmp_path/f'{n}/checkpoint.safetensors') for n in ('whole', 'killed'))
     assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+@pytest.mark.slow
+def test_compare_notebook(tmp_path):
+    "Rows are trained and measured once; a row whose first stage is another's, one that jumps, one that only draws its last steps well."
+    few = dict(rows='ect,tcm,mf,pd', budget=6, samples=8, moments=2, data='avatars32-100', known='', device='cpu')
+    run('compare_methods', tmp_path, **few)
+    rows = {r['name']: r for r in json.loads((tmp_path/'metrics.json').read_text())['rows']}
+    assert rows.keys() == {'ect', 'tcm', 'mf', 'pd'} and all(len(r['curve']) in (1, 2) and r['measured'].keys() == {'1', '2', '4'} for r in rows.values())
+    assert rows['tcm']['preset']['init'].endswith('tcm-first-0') and rows['tcm']['steps'] < rows['ect']['steps']
+    assert all(r['cost']['memory'] > 200 and r['cost']['step'] > .1 and m['fd'] > 100 for r in rows.values() for m in r['measured'].values())
+    for made in 'race.png', 'samples.png': assert (tmp_path/made).stat().st_size > 1000
+    (tmp_path/'ect-0/checkpoint.safetensors').unlink()
+    run('compare_methods', tmp_path, **few | dict(rows='ect'))
+    assert not (tmp_path/'ect-0/checkpoint.safetensors').exists(), 'a row that is there is not trained again'
+    with pytest.raises(papermill.PapermillExecutionError, match="choose of cd, ct, cd2023"): run('compare_methods', tmp_path, rows='ecd,scm')

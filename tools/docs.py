@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # small tensors: on a busy machine more threads wait for each other
 KATEX_CDN = 'https://cdn.jsdelivr.net/npm/katex@0.16.11/dist'
-RUNS = ['train_edm', 'train_cd', 'train_ct', 'train_pd', 'generate', 'edit_images', 'tune_levels', 'evaluate_model', 'benchmark', 'scaling']
+RUNS = ['train_edm', 'train_cd', 'train_ct', 'train_pd', 'generate', 'edit_images', 'tune_levels', 'evaluate_model', 'compare_methods', 'benchmark', 'scaling']
 
 
 def sidebar():
