@@ -13,6 +13,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 from .core import find_device, limits, number, whole
+from .ema import WIDTHS
 from .checkpoints import make_net
 from .presets import Preset
 
@@ -50,8 +51,9 @@ def lpips_flops() -> float:
 
 # %% ../nbs/21a_cost.ipynb #f1198c69
 def copies(p: Preset) -> int:
-    "How often the weights lie in memory: themselves, gradient, two moments, average, target, teacher."
-    return 5 + (p.mu > 0 or p.mu0 > 0 or p.method == 'pd') + (p.method == 'cd') + (p.cut > 0)
+    "How often the weights lie in memory: themselves, gradient, two moments, averages, target, teacher."
+    kept = len(WIDTHS) * (p.snapshots > 0)
+    return 5 + (p.mu > 0 or p.mu0 > 0 or p.method == 'pd') + (p.method == 'cd') + (p.cut > 0) + kept
 
 def images_per_device(p: Preset) -> int:
     "Images of a step on each of the published devices."

@@ -4,26 +4,29 @@
 
 # %% auto #0
 __all__ = ['TRAIN', 'EACH', 'Note', 'fit_in', 'model_of', 'write_model', 'levels_in', 'launch', 'check_options', 'true_or_false',
-           'read_options', 'plain', 'read_preset', 'main']
+           'read_options', 'plain', 'read_preset', 'main', 'load_average']
 
 # %% ../nbs/18b_launch.ipynb #96f5494c
-import argparse, dataclasses, json, os, sys, tempfile
+import argparse, copy, dataclasses, json, os, sys, tempfile, warnings
 from collections.abc import Callable
 from pathlib import Path
 import torch.distributed as dist
-from .core import check_numbers, check_seed, limits, number
-from .cache import user_path, write_whole
+from .core import check_numbers, check_seed, limits, number, whole
+from .ema import combined, gamma_of, reconstruct
+from .cache import read_tensors, user_path, write_whole
 from .data import check_sigma_data
 from .presets import Preset, need_preset, override, preset as find_preset
 from .objective import wrap
 from .precond import Denoiser
 from .place import Alone, Options, Parts, check_run, portions
 from .train import Clock, Hook, Run, train
-from .files import CHECKPOINT, Interrupt, Save, check_folder, go_on, held, run_folder, what_remains
+from .files import (CHECKPOINT, Interrupt, Save, Snapshots, averages_in, check_folder, go_on, held,
+                                  run_folder, what_remains)
 from .watch import Watch, check_tracker, pictures
 from .parallel import place_of
 from .processes import enough_devices, follow_parent, start
-from .checkpoints import read, save
+from .formats import fill, place
+from .checkpoints import load, read, save
 from .assemble import adapted, parts_of
 
 # %% ../nbs/18b_launch.ipynb #428c0f19
@@ -60,8 +63,8 @@ def fit_in(
     if run.place.main: check_sigma_data(parts.data, p.sigma_data)
     watch = Watch(out, options.tracker, log_every, bar, on_log)
     with held(out, run.place.main):
-        hooks = Interrupt(), Clock(options.minutes), watch, Note(out), Save(out, save_every, watch)
-        return train(go_on(run, out), hooks)
+        keeps = Note(out), Snapshots(out), Save(out, save_every, watch)
+        return train(go_on(run, out), (Interrupt(), Clock(options.minutes), watch, *keeps))
 
 # %% ../nbs/18b_launch.ipynb #c6b35e41
 def model_of(run: Run) -> Callable | None:
@@ -182,3 +185,31 @@ def main(argv: list[str] | None = None):
 
 # %% ../nbs/18b_launch.ipynb #c7df7cec
 if __name__ == '__main__' and globals().get('__spec__'): main()
+
+# %% ../nbs/18b_launch.ipynb #76f9d6c5
+@limits(out_dir=lambda out_dir: check_folder(out_dir=out_dir), step=whole(1))
+def load_average(
+    out_dir: str | Path,        # folder of a run with snapshots
+    width: float,               # relative width of the average, 0.0001 to 0.288; such as 0.05
+    step: int | None = None,    # after which step of the run; None: the last that was stored
+    like: Denoiser | None = None,  # a model of this run; None: the one in its folder
+    device: str | None = None,  # None: the processor
+) -> Denoiser:                  # or Consistency, in eval mode, without gradients
+    "The model of a run with another average of its weights, made of those that the run has stored."
+    out, gamma = user_path(out_dir), gamma_of(width)
+    stored = averages_in(out)
+    if not stored: raise ValueError(f'{out.name} has no averages: train with snapshots=32, or another number')
+    last = max(k for _, k in stored)
+    step = last if step is None else step
+    if step > last: raise ValueError(f'step={step}: pass a step of the run up to {last}, the last that was stored')
+    shares, left = reconstruct([(gamma_of(w), k) for w, k in stored], (gamma, step))
+    if left > 0.1: warnings.warn(f'{left:.0%} of the profile of width {width} is not met by {len(stored)} averages')
+    model = load(out) if like is None else copy.deepcopy(like)
+    if not isinstance(model, Denoiser):
+        raise ValueError(f'like is {type(like).__name__}: pass a model of this run, such as model_of returns')
+    states = (read_tensors(f, 'stored average')[1] for f in stored.values())
+    weights = combined(states, shares.tolist())
+    try: fill(model.net, weights)
+    except ValueError as e: raise ValueError(f'the averages in {out.name} {e}: pass like= a model of this run') from e
+    model.facts |= dict(average=dict(width=width, step=step, left=round(left, 4)))
+    return place(model, device)

@@ -56,6 +56,7 @@ class Preset(Levels):
     mu: float = 0.             # the target's averaging rate, when it is fixed; 0: the target is the model itself
     ema: float = 0.9999        # averaging rate of the weights that are evaluated
     ema_ramp: float = 0.       # half-life of that average is at most this share of the run so far; 0: no limit
+    snapshots: int = 0         # moments at which two more averages are stored, to make others of them; 0: none
     solver: str = 'heun'       # CD: 'heun' or 'euler'
     teacher_N: int = 0         # CD: several of the teacher's steps make a hop of a grid with fewer levels than this
     distance: str = 'l2'       # 'l1', 'l2', 'pseudo_huber' or 'lpips'
@@ -80,7 +81,8 @@ CHOICES = dict(method=('edm', 'cd', 'ct', 'pd'), optimizer=('radam', 'adam'), so
                form=('pairs', 'continuous', 'scm', 'meanflow'),
                weight=('uniform', 'inverse_gap', 'inverse_c_out', 'edm'), precision=('auto', 'fp32', 'bf16', 'fp16'))
 LIMITS = {'image_size': (1, 2**14), 'batch iterations gpus': (1, 2**31), 'warmup': (0, 2**31), 'N': (2, 2**20),
-          's0 s1 teacher_N': (0, 2**20), 'stages': (1, 100), 'q': (1.001, 1000), 'guidance': (0, 100),
+          's0 s1 teacher_N': (0, 2**20), 'snapshots': (0, 10_000),
+          'stages': (1, 100), 'q': (1.001, 1000), 'guidance': (0, 100),
           'fade lr_decay same': (0, 1), 'lr': (1e-12, 1e38),
           'ema mu mu0 beta2 dropout label_dropout': (0, 1 - 1e-9), 'clip huber_c ema_ramp': (0, 1e9),
           'sigma_data eps T': (1e-6, 1e6), 'rho': (1e-3, 1e3), 'cut': (0, 1e6), 't_mean r_mean': (-20, 20), 't_std': (1e-6, 10)}

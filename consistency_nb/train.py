@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'set_dropout', 'Run', 'labels_of', 'gradient', 'descend', 'average', 'diagnosis', 'Hook', 'train',
-           'tensors_of', 'set_tensors', 'facts_of', 'length', 'resume', 'Clock', 'fit']
+           'networks_of', 'tensors_of', 'set_tensors', 'facts_of', 'length', 'resume', 'Clock', 'fit']
 
 # %% ../nbs/17_train.ipynb #83d68950
 import json, runpy, time
@@ -14,7 +14,7 @@ from dataclasses import MISSING, asdict, fields
 import torch
 from torch import Tensor, nn
 from .core import mix_seed
-from .ema import EMA
+from .ema import EMA, WIDTHS, gamma_of, power_rate
 from .data import check_sigma_data, few_pictures
 from .presets import Preset
 from .place import Alone, Options, Parts, check_run, portions, read_later
@@ -52,7 +52,8 @@ class Run:
         self.labels = self.data.labels if p.net.get('num_classes') else None
         self.raw = set_dropout(self.place.take(parts.net).train(), p)
         self.ema, self.target = EMA(self.raw), EMA(self.raw) if p.mu or p.mu0 or p.method == 'pd' else None
-        self.net = self.place.spread(self.raw, [*filter(None, (self.ema, self.target))])
+        self.kept = {w: EMA(self.raw) for w in WIDTHS if p.snapshots}   # to make others of them
+        self.net = self.place.spread(self.raw, [*filter(None, (self.ema, self.target)), *self.kept.values()])
         self.opt = OPTIMIZERS[p.optimizer](self.raw.parameters(), lr=p.lr, betas=(0.9, p.beta2), foreach=True)
         self.objective = self.make_objective(parts)
         networks = self.raw, getattr(self.target, 'module', None), getattr(parts.teacher, 'net', None)
@@ -118,9 +119,10 @@ def descend(run: Run):
     run.opt.zero_grad()
 
 def average(run: Run):
-    "Both averages; progressive distillation begins its next stage here: the student becomes the teacher."
+    "All averages; progressive distillation begins its next stage here: the student becomes the teacher."
     p, N = run.p, levels_at(run.p, run.k, run.K)
     run.ema.update(run.raw, ema_at(p, run.k))
+    for width, kept in run.kept.items(): kept.update(run.raw, power_rate(run.k + 1, gamma_of(width)))
     if p.mu or p.mu0: run.target.update(run.raw, mu_at(p, N))
     if p.method == 'pd' and levels_at(p, run.k + 1, run.K) < N:
         run.target.update(run.ema.module, 0.)
@@ -168,19 +170,23 @@ def train(run: Run, hooks: Sequence[Hook] = ()) -> Run:
     return run
 
 # %% ../nbs/17_train.ipynb #a1f09c60
+def networks_of(run: Run) -> dict:   # name -> the network, or an `EMA`
+    "Everything of a run that has the network's weights."
+    target = dict(target=run.target) if run.target else {}
+    return dict(net=run.raw, ema=run.ema) | target | {f'kept_{width}': ema for width, ema in run.kept.items()}
+
 def tensors_of(run: Run) -> dict[str, Tensor]:
     "Every tensor of a run under a flat name; of a run in shards, the own slices."
-    parts = dict(net=run.raw, ema=run.ema) | (dict(target=run.target) if run.target else {})
+    parts = networks_of(run)
     moments = {f'opt.{i}.{n}': v for i, s in run.opt.state_dict()['state'].items() for n, v in s.items()}
     return {f'{part}.{n}': v for part, module in parts.items() for n, v in module.state_dict().items()} | moments
 
 def set_tensors(run: Run, tensors: dict[str, Tensor]):
     "The inverse of `tensors_of`, for whole tensors or own slices."
     named = lambda prefix: {n[len(prefix):]: v for n, v in tensors.items() if n.startswith(prefix)}
-    for prefix, module in ('net.', run.raw), ('ema.', run.ema), ('target.', run.target):
-        if module is None: continue
+    for part, module in networks_of(run).items():
         like = module.state_dict()
-        module.load_state_dict({n: run.place.slice(v, like.get(n)) for n, v in named(prefix).items()})
+        module.load_state_dict({n: run.place.slice(v, like.get(n)) for n, v in named(f'{part}.').items()})
     moments, params = {}, [*run.raw.parameters()]
     for n, v in named('opt.').items():
         i, what = n.split('.')   # `step` is a single number, the moments are like their parameter
@@ -205,9 +211,8 @@ def resume(
     tensors: dict[str, Tensor],
 ) -> Run:
     "Go on where another run was. ValueError if that had another preset or seed."
-    since = {f.name: f.default for f in fields(Preset) if f.default is not MISSING}   # of fields that came later
-    both = [since | f['preset'] | dict(seed=f['seed']) for f in (facts_of(run), facts)]
-    asked, had = json.loads(json.dumps(both))
+    plain = {f.name: f.default for f in fields(Preset) if f.default is not MISSING}   # what an older file does not say
+    asked, had = json.loads(json.dumps([plain | dict(f['preset'], seed=f['seed']) for f in (facts_of(run), facts)]))
     other = {n: had.get(n) for n in asked if asked[n] != had.get(n) and n != 'iterations'}
     brief = {n: f'{n} ({v!r}, not {asked[n]!r})' if isinstance(v, (int, float, str)) else n for n, v in other.items()}
     if other: raise ValueError(f"this is the checkpoint of a run with another {', '.join(brief.values())}")

@@ -16,7 +16,7 @@ from consistency_nb import pixels, processes, references, sample, schedules, set
 from consistency_nb.adm import ADMAttention, ADMUNet
 from consistency_nb.checkpoints import load, save
 from consistency_nb.data import Images, dataset
-from consistency_nb.ema import EMA
+from consistency_nb.ema import EMA, combined, reconstruct
 from consistency_nb.grid import check_grid, karras_grid, levels_from_indices
 from consistency_nb.losses import l2, neighbours
 from consistency_nb.ncsnpp import SongUNet, fir_kernel
@@ -112,6 +112,9 @@ row('ema._floats', 'pass a torch.nn.Module', lambda: EMA('net'), lambda s: EMA(n
 row('ema._floats', 'averages need float32 parameters', lambda: EMA(net().bfloat16()), lambda s: EMA(net().bfloat16().float()))
 row('ema.update', 'pass the unwrapped model that the EMA was made from', lambda: EMA(lin).update(nn.Sequential(lin), .9), lambda s: EMA(lin).update(nn.Sequential(lin)[0], .9))
 lin = nn.Linear(2, 2)
+row('ema._pairs', 'stored: pass pairs of an exponent and a step, such as (6.94, 1000)', lambda: reconstruct([6.94, 16.97], (1., 9)), lambda s: reconstruct([code(s, r'such as (.*)$')], (1., 9)))
+row('ema._pairs', 'wanted: pass pairs of an exponent and a step, such as (6.94, 1000)', lambda: reconstruct([(1., 9)], 6.94), lambda s: reconstruct([(1., 9)], code(s, r'such as (.*)$')))
+row('ema.combined', 'pass states of one network', lambda: combined([lin.state_dict(), net().state_dict()], [.5, .5]), lambda s: combined([lin.state_dict()] * 2, [.5, .5]))
 
 # ---- networks
 
@@ -464,6 +467,11 @@ def taken():
     return fit()
 row('files.lock', 'wait until it has ended (a notebook: until its kernel is shut down), or choose another out_dir', taken, lambda s: fit('other'), lambda s: (files.free(Path('run'), HELD.pop()), fit()))
 row('files.check_folder', "such as 'runs/mine'", lambda: fit(''), lambda s: fit(code(s, r"such as (.*)$")))
+kept = override(plain, snapshots=2)
+row('launch.load_average', 'run has no averages: train with snapshots=32', lambda: (fit(), launch.load_average('run', .05)), lambda s: launch.load_average('more', .05, like=launch.model_of(fit('more', override(plain, snapshots=code(s, r'snapshots=(\d+)'))))))
+row('launch.load_average', 'step=3: pass a step of the run up to 2', lambda: launch.load_average('run', .05, 3, like=launch.model_of(fit(p=kept))), lambda s: launch.load_average('run', .05, code(s, r'up to (\d+)'), like=tiny()))
+row('launch.load_average', 'pass a model of this run, such as model_of returns', lambda: launch.load_average('run', .05, like=fit(p=kept)), lambda s: launch.load_average('run', .05, like=launch.model_of(fit(p=kept))))
+row('launch.load_average', 'pass like= a model of this run', lambda: (fit(p=kept), launch.load_average('run', .05, like=tiny(classes=3))), lambda s: launch.load_average('run', .05, like=launch.model_of(fit(p=kept))))
 row('watch.check_tracker', "valid ones are: ", lambda: watch.check_tracker('paper'), lambda s: watch.check_tracker(code(s, r"; ('') for none")), lambda s: watch.check_tracker('tensorboard'))
 row('processes.check_counts', 'make num_processes a multiple of num_nodes', lambda: processes.check_counts(Options(num_processes=3, num_nodes=2, address='a', port=1)), lambda s: processes.check_counts(Options(num_processes=4, num_nodes=2, address='a', port=1)))
 row('processes.check_counts', 'with num_nodes=2 it lies in 0..1', lambda: processes.check_counts(Options(num_processes=2, num_nodes=2, node_rank=2, address='a', port=1)), lambda s: processes.check_counts(Options(num_processes=2, num_nodes=2, node_rank=1, address='a', port=1)))
@@ -641,6 +649,8 @@ NOTEBOOKS = [
     (*FULL, 'white is what is to be generated', dict(EDIT, mask='black.png'), [dict(EDIT, mask='white.png')]),
     ('tune_levels', 'dd4ac92c', 'only a consistency model has levels to choose', dict(model='avatars32-edm'), [dict(model='avatars32-cd')]),
     ('tune_levels', 'dd4ac92c', 'seed must be at least samples = 300', dict(seed=3), [dict(seed=300)]),
+    ('evaluate_model', '18e983e5', "such as '0.05,0.1'", dict(widths='5 %'), [dict(widths='')]),
+    ('evaluate_model', '18e983e5', 'train one with snapshots=32, and name its folder', dict(widths='0.05'), [dict(widths='')]),
     ('evaluate_model', 'f5d64027', "such as '1,2,4,8'", dict(steps='1;2'), [dict(steps='1,2,4,8')]),
     ('evaluate_model', 'f5d64027', 'pass fid, and any of fid, is, kid, pr', dict(metrics='kid'), [dict(metrics='fid,kid'), dict(metrics='fid,is,pr')]),
     ('evaluate_model', 'f5d64027', 'so pass odd numbers from 3 on', dict(evaluations='4'), [dict(evaluations='3,5')]),

@@ -4,7 +4,8 @@ import pytest, torch
 from torch.testing import assert_close
 from consistency_nb.assemble import distance_of, step_of
 from consistency_nb.data import Images
-from consistency_nb.launch import fit_in, model_of
+from consistency_nb.cache import read_tensors
+from consistency_nb.launch import fit_in, load_average, model_of
 from consistency_nb.nets import UNet
 from consistency_nb.place import Options, Parts
 from consistency_nb.precond import Consistency, Denoiser
@@ -63,6 +64,37 @@ def test_a_resumed_run_is_the_same(name, tmp_path):
     assert 0 < first.k < 6
     second = fit_in(tmp_path/'part', p, copy.deepcopy(parts), CPU, bar=False)
     for n, v in whole.raw.state_dict().items(): assert torch.equal(v, second.raw.state_dict()[n]), n
+
+def averages(out): return {f.name: read_tensors(f)[1] for f in (out/'averages').iterdir()}
+
+def test_a_resumed_run_has_the_same_averages(tmp_path):
+    "Stopped between two moments, with files of steps that are still to come, as a kill behind a checkpoint leaves them."
+    p, parts = small('avatars32_ect', iterations=9, snapshots=4)
+    whole = fit_in(tmp_path/'whole', p, copy.deepcopy(parts), CPU, bar=False)
+    stop = lambda run, record: setattr(run, 'stopping', run.k >= 4)
+    first = fit_in(tmp_path/'part', p, copy.deepcopy(parts), CPU, on_log=stop, log_every=0., bar=False)
+    assert first.k == 4 and {n[:8] for n in averages(tmp_path/'part')} == {'00000003'}
+    for name in '00000005-0.05', '00000008-0.1': (tmp_path/f'part/averages/{name}.safetensors').write_bytes(b'of another life')
+    fit_in(tmp_path/'part', p, copy.deepcopy(parts), CPU, bar=False)
+    a, b = averages(tmp_path/'whole'), averages(tmp_path/'part')
+    assert a.keys() == b.keys() == {f'{k:08d}-{w}.safetensors' for k in (3, 5, 7, 9) for w in (.05, .1)}
+    assert all(v.dtype == torch.float32 and torch.equal(v, b[f][n]) for f in a for n, v in a[f].items())
+    assert any(not torch.equal(v, a['00000009-0.05.safetensors'][n]) for n, v in a['00000009-0.1.safetensors'].items())
+    with pytest.raises(ValueError, match=r'another snapshots \(4, not 0\); choose another out_dir'): fit_in(tmp_path/'part', override(p, snapshots=0), parts, CPU, bar=False)
+    model = load_average(tmp_path/'part', .1, like=model_of(whole))   # one that is stored
+    assert_close(model.net.state_dict(), a['00000009-0.1.safetensors'])
+
+def test_a_width_that_is_not_met_is_told(tmp_path):
+    p, parts = small('avatars32_ect', iterations=4, snapshots=2)
+    run = fit_in(tmp_path, p, parts, CPU, bar=False)
+    with pytest.warns(UserWarning, match='of the profile of width 0.01 is not met by 4 averages'): load_average(tmp_path, .01, like=model_of(run))
+
+def test_a_run_begun_anew_keeps_no_averages_of_the_one_before(tmp_path):
+    p, parts = small('avatars32_ect', snapshots=2)
+    fit_in(tmp_path, p, copy.deepcopy(parts), CPU, bar=False)
+    for f in tmp_path.glob('checkpoint*'): f.unlink()
+    fit_in(tmp_path, override(p, snapshots=0), parts, CPU, bar=False)
+    assert not averages(tmp_path)
 
 def test_the_record_of_a_run_without_a_grid_has_no_levels(tmp_path):
     import json

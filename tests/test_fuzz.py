@@ -111,6 +111,8 @@ def road(tmp) -> dict:
             ct_loss=part(f=f, f_target=f, x0=x, z=z, n=n, grid=g, distance=losses.l2), inverse_gap=part(t=t, r=s), inverse_c_out=part(t=t, r=s),
             pd_loss=Row(denoise=Own(D), teacher=Own(D), x0=Own(x), z=Own(z), i=n, S=Own(4))),
         'ema': dict(EMA=[Row(model=lin), Row(ema.EMA(lin).update, model=Own(lin), rate=.9, ok='rate.zero')],
+                    power_rate=Row(k=3., gamma=6.94, ok='k.huge gamma.zero gamma.huge'), width_of=Row(gamma=6.94, ok='gamma.zero gamma.huge'), gamma_of=Row(width=.05), overlaps=part(a=torch.tensor([[1., 2.]]), b=torch.tensor([[3., 4.]])),
+                    reconstruct=Row(stored=[(6.94, 100), (16.97, 200)], wanted=(9., 150)), combined=Row(states=Own([dict(a=x, n=n), dict(a=z, n=n)]), shares=[.5, .5], ok='shares.negative'),
                     ramped=Row(rate=.9, steps=10., ramp=.05, ok='rate.zero steps.zero steps.huge ramp.zero ramp.huge'),
                     halflife_to_rate=Row(halflife_images=1e5, batch=8, seen=1e3, ramp=.05, ok='halflife_images.zero halflife_images.huge seen.zero seen.huge ramp.zero ramp.huge batch.huge')),
         'nets': dict(
@@ -242,6 +244,8 @@ def running(tmp) -> dict:
     run, none = train.Run(p, place.Parts(**made | dict(net=copy.deepcopy(net))), place.Options(device='cpu')), lambda *a: None
     path = tmp/'in'/'state.safetensors'
     files.write_state(path, dict(k=1), dict(a=x)); (tmp/'kept').mkdir(); files.write_run(run, tmp/'kept'/'checkpoint.safetensors')
+    (tmp/'in'/'averaged'/'averages').mkdir(parents=True)
+    for w in .05, .1: files.write_state(tmp/'in'/'averaged'/'averages'/f'00000001-{w}.safetensors', {}, net.state_dict())
     facts, tensors = train.facts_of(run), {n: v.clone() for n, v in train.tensors_of(run).items()}
     count = iter(range(10**6))
     options = dict(seed=0, device='cpu', minutes=0., accumulate=2, tracker='')
@@ -273,13 +277,13 @@ def running(tmp) -> dict:
             read_later=part(flag=torch.tensor(True)), choose_device=Row(name='cpu'), portions=Row(batch=8, processes=2, process=1, accumulate=2, ok='process.zero process.huge batch.huge'), Alone=Row(device='cpu')),
         'train': dict(
             set_dropout=part(net=net, p=p), Run=Row(by_name(train.Run), **door, ok=legal + ' tracker.number tracker.unknown tracker.nul'), labels_of=part(run=run, index=n, gen=gen()), gradient=part(run=run),
-            descend=part(never, run=run), average=part(never, run=run), diagnosis=part(never, run=run), Hook=part(), train=part(run=run), tensors_of=part(run=run), set_tensors=part(run=run, tensors=tensors), facts_of=part(run=run), length=part(run=run, facts=facts),
+            descend=part(never, run=run), average=part(never, run=run), diagnosis=part(never, run=run), Hook=part(), train=part(run=run), networks_of=part(run=run), tensors_of=part(run=run), set_tensors=part(run=run, tensors=tensors), facts_of=part(run=run), length=part(run=run, facts=facts),
             resume=part(run=run, facts=facts, tensors=tensors), Clock=part(minutes=0.), fit=Row(by_name(train.fit), **door, ok=legal + ' tracker.number tracker.unknown tracker.nul')),
         'files': dict(
             check_folder=Row(out_dir=str(tmp/'runs'), ok='out_dir.unknown out_dir.nul'), before=part(path=path), what_remains=part(path=path),
             write_state=Row(path=out/'s.safetensors', facts=dict(k=1), tensors=Own(dict(a=x)), ok='facts.none facts.text facts.empty facts.unknown facts.number'), read_state=Row(path=path),
             latest_state=Row(path=path, say=Own(none), ok='path.unknown path.nul'), run_folder=[Row(out_dir=tmp/'runs', ok='out_dir.empty out_dir.unknown'), Row(out_dir=str(tmp/'runs'), ok='out_dir.unknown')],
-            say=part(text=''), write_run=part(run=run, path=out/'w.safetensors'), go_on=part(run=run, out=tmp/'kept'), news=part(run=run, facts=facts), who_holds=part(out=tmp/'kept'), lock=part(out=tmp/'kept'), free=part(out=tmp/'kept', lock=FileLock(tmp/'kept/x.lock')), held=part(out=tmp/'kept'), Save=part(out=out), Interrupt=part()),
+            say=part(text=''), write_run=part(run=run, path=out/'w.safetensors'), go_on=part(run=run, out=tmp/'kept'), news=part(run=run, facts=facts), who_holds=part(out=tmp/'kept'), lock=part(out=tmp/'kept'), free=part(out=tmp/'kept', lock=FileLock(tmp/'kept/x.lock')), held=part(out=tmp/'kept'), Save=part(out=out), Interrupt=part(), averages_in=part(out=out), Snapshots=part(out=out)),
         'watch': dict(
             Meter=part(device='cpu'), position=part(p=p, k=3, K=10), mend=part(path=tmp/'metrics.jsonl', k=1), append=part(never, path=tmp), check_tracker=Row(name='', ok='name.none'),
             open_trackers=part(never, run=run), flat=part(record=dict(step=1)), print_line=part(never, record={}), show=part(never, trackers=[]), open_bar=part(run=run, bar=False), record_of=part(run=run, rate=1.), write_record=part(never, record={}), somebody_watches=part(), Watch=part(out=tmp), keep_frame=part(never, images=x), preview=part(run=run, x=x), pictures=part(shape=(3, 8, 8), out=out)),
@@ -293,6 +297,7 @@ def running(tmp) -> dict:
         'launch': dict(
             fit_in=[Row(by_name(in_folder), **door, log_every=1., save_every=1., on_log=none, ok=legal + ' log_every.zero log_every.huge save_every.zero save_every.huge on_log.none'),
                     Row(by_name(lambda p, parts, options, **a: launch.fit_in(p=p, parts=parts, options=options, **a)), out_dir=str(tmp/'fit'), **{k: Own(v) for k, v in door.items()}, ok='out_dir.unknown')],
+            load_average=Row(out_dir=tmp/'in'/'averaged', width=.05, step=1, like=objective.wrap(net, p), device='cpu', ok='device.empty'),
             model_of=part(run=run), Note=part(out=tmp), levels_in=part(out=tmp), write_model=part(model=objective.wrap(net, p), path=tmp/'m.safetensors', p=p, data=images), launch=Row(by_name(launched), **door, ok=legal), check_options=Row(tiny(launch.check_options), p=p, seed=0, minutes=0., device='cpu', accumulate=1, tracker='', num_processes=1, num_nodes=1, node_rank=0, address='', port=0,
                 ok='seed.none seed.text seed.list seed.nan seed.inf seed.negative seed.zero seed.huge seed.fraction minutes.none minutes.text minutes.list minutes.nan minutes.inf minutes.negative minutes.zero minutes.huge tracker.none node_rank.zero address.none address.number address.unknown address.nul port.zero'),
             true_or_false=part(s='True'), read_options=part(argv=['--preset', 'avatars32_ct']), plain=part(word='3'), read_preset=Row(name='avatars32_ct'), main=part(never, argv=[]))}
@@ -435,7 +440,7 @@ def test_any_number(data):
     "Schedules and grids answer with a finite number or with a clear error, whatever is put in the place of one argument."
     from consistency_nb import core, ema, grid, schedules
     calls = [(schedules.steps, dict(k=3, K=10, s0=2, s1=150)), (schedules.mu, dict(N=4, s0=2, mu0=.9)), (schedules.ict_steps, dict(k=3, K=10, s0=10, s1=1280)), (schedules.pd_steps, dict(k=3, each=10, s0=16)),
-             (schedules.pd_rate, dict(k=3, each=10, s0=16)), (schedules.growth, dict(k=3, K=10)), (ema.halflife_to_rate, dict(halflife_images=1e5, batch=8, seen=1e3, ramp=.05)),
+             (schedules.pd_rate, dict(k=3, each=10, s0=16)), (schedules.growth, dict(k=3, K=10)), (ema.halflife_to_rate, dict(halflife_images=1e5, batch=8, seen=1e3, ramp=.05)), (ema.power_rate, dict(k=3, gamma=6.94)), (ema.gamma_of, dict(width=.05)), (lambda gamma, step: ema.reconstruct([(6.94, 10), (gamma, step)], (16.97, 9)), dict(gamma=3., step=7)),
              (grid.karras_grid, dict(N=18, eps=.002, T=80., rho=7.)), (lambda mean, std: grid.lognormal_t(4, None, mean, std), dict(mean=0., std=1.)), (core.mix_seed, dict(seed=3, draw=1))]
     call, args = data.draw(st.sampled_from(calls))
     bad = {data.draw(st.sampled_from([*args])): data.draw(ANY)}
@@ -448,7 +453,7 @@ def fields():
     return [f.name for f in Preset.__dataclass_fields__.values()]
 
 LEGAL = dict(lr='huge', warmup='zero', lr_decay='zero', clip='zero', t_mean='negative zero', r_mean='negative zero', growth='empty', net='empty unknown', teacher='empty unknown', name='unknown', data='unknown', init='unknown')
-for n in 's0 s1 mu0 mu ema ema_ramp huber_c dropout label_dropout teacher_N fade guidance cut same beta2'.split(): LEGAL[n] = 'zero'
+for n in 's0 s1 mu0 mu ema ema_ramp huber_c dropout label_dropout teacher_N fade guidance cut same beta2 snapshots'.split(): LEGAL[n] = 'zero'
 
 @pytest.mark.parametrize('method', ['edm', 'cd', 'ct', 'pd'])
 @pytest.mark.parametrize('field', fields())

@@ -7,6 +7,7 @@ import pytest, torch
 from torch import nn
 from torch.testing import assert_close
 from consistency_nb.core import append_dims
+from consistency_nb.ema import gamma_of, halflife_to_rate, power_rate
 from consistency_nb.grid import karras_grid
 from consistency_nb.losses import difference, edm_weight, pair_loss
 from consistency_nb.pfode import add_noise
@@ -194,3 +195,18 @@ def test_meanflow_sampling(case, times):
         x = x if i == 0 else x + t * noise[i - 1]
         x = G(x, torch.full((len(x),), t, dtype=torch.float64), torch.zeros(len(x), dtype=torch.float64))
     assert_close(x, g[f'out.mf.{case}.sde'].double(), rtol=1e-7, atol=1e-8)
+
+# ---- averages: rates after each step, counted from 1
+
+@pytest.mark.parametrize('gamma, width', [('96.99', .01), ('16.97', .05), ('6.94', .1)])
+def test_power_averages(gamma, width):
+    g = golden('09_fastgen_schedule')
+    rates = [power_rate(k, float(gamma)) for k in g['in.ema.iteration'].tolist()]
+    assert_close(torch.tensor(rates, dtype=torch.float64), g[f'out.ema.power.{gamma}'], rtol=1e-12, atol=0)
+    assert round(gamma_of(width), 2) == float(gamma)
+
+@pytest.mark.parametrize('case, ramp', [('default', True), ('no_rampup', False)])
+def test_halflife_averages(case, ramp):
+    g = golden('09_fastgen_schedule')
+    rates = [halflife_to_rate(500e3, 512, 512 * k if ramp else None) for k in g['in.ema.iteration'].tolist()]
+    assert_close(torch.tensor(rates, dtype=torch.float64), g[f'out.ema.halflife.{case}'], rtol=1e-12, atol=0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from consistency_nb.cache import read_tensors
 from consistency_nb.checkpoints import load
 from consistency_nb.files import read_state
 from consistency_nb.place import Options
@@ -68,6 +69,17 @@ def test_another_number_of_processes_goes_on(alone, tmp_path):
     assert_close(losses, alone[0][k:], rtol=2e-4, atol=1e-6); assert_close(tensors, alone[1], rtol=2e-3, atol=2e-5)
 
 def test_shards(alone, tmp_path): same(run(tmp_path, 2, shard=1), alone)
+
+@pytest.mark.slow
+@pytest.mark.parametrize('shard', [0, 1])
+def test_averages_of_many_processes(shard, tmp_path):
+    "Stored by one, whole, and those of a single process."
+    preset, kept = dict(snapshots=3), []
+    for n in 1, 2:
+        run(tmp_path/f'{n}', n, preset=preset, **dict(shard=shard) if n > 1 else {})
+        kept.append({f.name: read_tensors(f)[1] for f in (tmp_path/f'{n}/averages').iterdir()})
+    assert kept[0].keys() == {f'{k:08d}-{w}.safetensors' for k in (4, 8, 12) for w in (.05, .1)}
+    assert_close(*kept, rtol=2e-3, atol=2e-5)
 
 NETS = dict(UNet=dict(channels=[16, 32], blocks=1, patch=2), SongUNet=dict(image_size=8, model_channels=32, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4]),
             ADMUNet=dict(image_size=8, model_channels=32, channel_mult=[1, 2], num_res_blocks=1, attention_resolutions=[4], num_head_channels=16))

@@ -55,6 +55,16 @@ def test_evaluate_notebook(tmp_path):
     again = run('evaluate_model', tmp_path, **few)
     assert json.loads((tmp_path/'metrics.json').read_text())['rows'] == rows and (tmp_path/'quality.png').exists(), 'to the last digit of the seconds: nothing was drawn again'
 
+def test_averages_are_compared(tmp_path):
+    "A run by the command line, and two averages that it has not stored beside its model."
+    from consistency_nb.launch import main
+    main(f'--preset avatars32_ect --data avatars32-20 --batch 2 --iterations 8 --snapshots 8 --device cpu --out_dir {tmp_path}/mine'.split())
+    run('evaluate_model', tmp_path, model=str(tmp_path/'mine'), widths='0.07,.2', teacher='', steps='1', samples=6, seeds=1, reference='avatars32-300', reference_images=200, device='cpu')
+    rows = json.loads((tmp_path/'metrics.json').read_text())['rows']
+    assert rows.keys() == {'mine, 1 call', 'mine-0.07, 1 call', 'mine-.2, 1 call'} and len({r['fd']['mean'] for r in rows.values()}) == 3
+    average = load(tmp_path/'mine-0.07.safetensors')
+    assert average.facts['average']['step'] == 8 and average.facts['average']['left'] < 0.05 and average.facts['data'] == 'avatars32-20'
+
 def test_wrong_evaluation_stops_at_once(tmp_path):
     said = "unknown parameter 'sample'; valid ones are: model, teacher"   # more of the kind: tests/test_advice.py
     with pytest.raises(papermill.PapermillExecutionError, match=said): run('evaluate_model', tmp_path, sample=5)
@@ -111,7 +121,7 @@ class Net(nn.Module):
     def __init__(self): super().__init__(); self.a = nn.Conv2d(3, 3, 3, padding=1)
     def forward(self, x, c, y=None): return self.a(x)
 torch.set_num_threads(1); torch.manual_seed(0)
-p = override(preset('avatars32_ct'), iterations=400, image_size=8, batch=2, mu=0.9, sigma_data=0.58, net=dict(cls='UNet'))
+p = override(preset('avatars32_ct'), iterations=400, image_size=8, batch=2, mu=0.9, snapshots=50, sigma_data=0.58, net=dict(cls='UNet'))
 data = Images(torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
 fit_in(sys.argv[1], p, Parts(Net(), data, distance=l2), Options(device='cpu'), log_every=0.2, save_every=0.)
 """
@@ -131,6 +141,8 @@ def test_kill_at_any_moment(tmp_path):
     assert last.returncode == 0 and 'continuing avatars32_ct at step' in said, said
     a, b = (load_file(tmp_path/f'{n}/checkpoint.safetensors') for n in ('whole', 'killed'))
     assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+    kept = [{f.name: load_file(f) for f in (tmp_path/f'{n}/averages').glob('*.safetensors')} for n in ('whole', 'killed')]
+    assert len(kept[0]) == 100 and kept[0].keys() == kept[1].keys() and all(torch.equal(v, kept[1][f][n]) for f in kept[0] for n, v in kept[0][f].items())
 
 @pytest.mark.slow
 def test_compare_notebook(tmp_path):
