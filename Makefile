@@ -10,7 +10,8 @@ export JUPYTER_PREFER_ENV_PATH = 1
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-all faults docs lab clean $(RUNS)
+GPU_PIECES := gpu_nets gpu_compiled gpu_runs gpu_speed_ncsn gpu_speed_adm
+.PHONY: help test test-all faults docs lab clean gpu $(GPU_PIECES) $(RUNS)
 
 help:
 	@echo "make train_edm   train the teacher: a diffusion model"
@@ -26,6 +27,8 @@ help:
 	@echo "make scaling     measure how time and memory grow"
 	@echo "make test        run the tests"
 	@echo "make test-all    and the slow ones: installation, many processes, kills"
+	@echo "make gpu         on a machine with a graphics card: its tests and the benchmark, in pieces that end within 8 minutes:"
+	@echo "                 $(GPU_PIECES), each a target of its own; no network is needed"
 	@echo "make faults      hurt training runs, and write what was seen to nbs/faults.json"
 	@echo "make docs        build the site into _docs/ and README.md (ARGS=--strict: fail on any warning)"
 	@echo "make lab         open the notebooks in JupyterLab"
@@ -58,10 +61,28 @@ $(RUNS): $(VENV)/.train
 benchmark: $(VENV)/.dev   # diffusers comes with it
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest tests -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest tests -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest tests $(ARGS)
+
+# A piece that takes longer than 8 minutes is ended; `make -k gpu` goes on with the next one.
+gpu: $(GPU_PIECES)
+GPU_TEST := HF_HUB_OFFLINE=1 timeout 480 $(BIN)/python -m pytest tests/test_gpu.py $(ARGS)
+GPU_RUN := HF_HUB_OFFLINE=1 timeout 480 $(BIN)/papermill nbs/benchmark.ipynb
+
+gpu_nets: $(VENV)/.dev
+	$(GPU_TEST) -k "network and not compiled"
+
+gpu_compiled: $(VENV)/.dev
+	$(GPU_TEST) -k compiled
+
+gpu_runs: $(VENV)/.dev
+	$(GPU_TEST) -k "not network and not compiled"
+
+gpu_speed_ncsn gpu_speed_adm: gpu_speed_%: $(VENV)/.dev
+	@mkdir -p runs/$@
+	$(GPU_RUN) runs/$@/$@.ipynb -k python3 --no-progress-bar --log-level WARNING --stdout-file - -p out_dir runs/$@ -p networks $* -p compile False -p seconds 0.4 -p turns 2
 
 faults: $(VENV)/.dev
 	rm -f nbs/faults.json

@@ -1,4 +1,4 @@
-"""What all tests share: the project root on the path, and the `slow` mark."""
+"""What all tests share: the project root on the path, and the marks `slow` and `gpu`."""
 import os, sys
 from pathlib import Path
 
@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 def pytest_configure(config):
     config.addinivalue_line('markers', 'slow: takes longer than some ten seconds; leave out with -m "not slow"')
+    config.addinivalue_line('markers', 'gpu: for a graphics card, skipped without one; GPU_TESTS_ON=cpu tries it on the processor')
     config.addinivalue_line('filterwarnings', 'ignore:__array__ implementation:DeprecationWarning')  # matplotlib with tensors
 
 
