@@ -9,6 +9,7 @@ would load, a leftover `:::` and a formula that does not parse make the exit cod
 """
 import argparse, json, os, posixpath, re, shutil, subprocess, sys
 from pathlib import Path
+import live
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # small tensors: on a busy machine more threads wait for each other
@@ -124,6 +125,23 @@ def localise_katex(out):
         if '@import' in s: css.write_text(re.sub(r'@import\s*(?:url\([^)]*\)|"[^"]*"|\'[^\']*\')[^;]*;', '', s), encoding='utf-8')
 
 
+def reachable(out):
+    """What a browser check would find: regions that scroll are reached by keyboard, icons beside their word are not read
+    out, a page has an icon, and a link to a method leads to its class, which has the anchor."""
+    html = {p.relative_to(out).as_posix(): p.read_text(encoding='utf-8') for p in out.rglob('*.html') if 'site_libs' not in p.parts}
+    ids = {name: set(re.findall(r'\bid="([^"]+)"', s)) for name, s in html.items()}
+    for name, s in html.items():
+        def anchor(m):
+            page = posixpath.normpath(posixpath.join(posixpath.dirname(name), m[1])) if m[1] else name
+            known = page not in ids or m[2] in ids[page] or '%' in m[2]
+            return m[0] if known or '.' not in m[2] else f'href="{m[1]}#{m[2].split(".")[0]}"'
+        s = re.sub(r'href="([^"#:]*)#([^"]+)"', anchor, s)
+        s = re.sub(r'<pre(?![^>]*tabindex)', '<pre tabindex="0"', s)
+        s = re.sub(r'(<i class="bi[^"]*") role="img"', r'\1 aria-hidden="true"', s)
+        up = '../' * name.count('/')
+        (out/name).write_text(s.replace('</head>', f'<link rel="icon" href="{up}images/icon.svg"></head>', 1), encoding='utf-8')
+
+
 def readme(names, site_url):
     "GitHub Markdown from _proc/index.ipynb: links lead to the notebooks, pictures to nbs/images."
     nb = json.loads(Path('_proc/index.ipynb').read_text(encoding='utf-8'))
@@ -139,6 +157,7 @@ def readme(names, site_url):
 
     def markdown(s):
         if s.lstrip().startswith('<!-- WARNING'): return ''
+        s = re.sub(r'^<div id="live-model">.*</div>\n', '', s, flags=re.M)   # lives on the site alone
         parts = re.split(r'(^```.*?^```[^\n]*$|`[^`\n]+`(?!\]))', s, flags=re.M | re.S)  # leave code alone
         for i in range(0, len(parts), 2):
             p = re.sub(r'\]\(([^)\s#]+)(#[^)\s]*)?', link, parts[i])
@@ -224,6 +243,10 @@ def main():
     localise_katex(site.out)
     shutil.rmtree('_docs', ignore_errors=True)
     shutil.copytree(site.out, '_docs')
+    live.add(Path('_docs'))
+    (Path('_docs')/'images').mkdir(exist_ok=True)
+    shutil.copy('nbs/images/icon.svg', '_docs/images')
+    reachable(Path('_docs'))
     Path('README.md').write_text(readme(names, site_url), encoding='utf-8')
 
     stale = [f'{p} was stale; it is fresh now: look at it and commit it' for p, b in zip(made, before) if p.read_text(encoding='utf-8') != b]
