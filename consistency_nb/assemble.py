@@ -90,7 +90,7 @@ def first_weights(p: Preset, model: Denoiser) -> nn.Module:
         raise ValueError(f'{n} of net is {v}, and {spec.get(n)} in the model whose weights begin the run: leave '
                          f"net out (in Python: net=load({begins!r}).net.spec), or set init='random'")
     if (classes, two) == (spec.get('num_classes'), spec.get('two_levels', False)): return model.net.requires_grad_(True)
-    net = make_net(spec | dict(num_classes=classes) | (dict(two_levels=True) if two else {}))
+    net = make_net(spec | dict(num_classes=classes, two_levels=two))
     own = net.state_dict()
     known = model.net.state_dict().items()
     net.load_state_dict(own | {n: v for n, v in known if n in own and v.shape == own[n].shape})
@@ -104,6 +104,8 @@ def first_stage(p: Preset, data: str, device=None) -> Consistency | None:
     "TCM's frozen first stage; None for other presets. ValueError for a model that is no consistency function."
     if not p.cut: return None
     first = familiar(p, 'init', data, device)
+    if first.facts.get('cut'): raise ValueError(f'init={p.init!r} is a second stage, and has learned nothing below '
+                                                f'{first.facts["cut"]}: pass init=, its own first stage')
     if isinstance(first, Consistency): return first.eval().requires_grad_(False)
     raise ValueError(f'init={p.init!r} is a diffusion model: with cut={p.cut} pass init=, a consistency function whose '
                      'training has ended, such as the folder of a run of ECT')
@@ -148,7 +150,7 @@ def adapted(p: Preset, changes: dict) -> Preset:   # `changes`: as for `override
     if family(q.data) != family(p.data): follows = measured(q)
     begins = q.teacher if q.init == 'teacher' else q.init
     if begins != 'random' and {'init', 'teacher'} & changes.keys():
-        kept = {n: q.net[n] for n in ('two_levels',) if n in q.net}
+        kept = dict(two_levels=True) if q.net.get('two_levels') else {}
         kept |= {n: follows['net'][n] for n in ('num_classes',) if 'net' in follows and q.method == 'edm'}
-        follows['net'] = load(begins).net.spec | kept
+        follows['net'] = {n: v for n, v in load(begins).net.spec.items() if n != 'two_levels'} | kept
     return override(q, **{n: v for n, v in follows.items() if n not in changes})

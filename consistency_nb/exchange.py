@@ -111,6 +111,7 @@ def to_diffusers(
     if type(model) is not Consistency or not isinstance(model.net, adm.ADMUNet):
         got = f'{type(model).__name__} around a {type(getattr(model, "net", None)).__name__}'
         raise ValueError(f'a {PIPELINE} holds a Consistency around an ADMUNet, not a {got}')
+    if model.net.end is not None: raise ValueError(f'a {PIPELINE} cannot hold a network of two levels')
     config, weights = names.diffusers_config(model.net), names.to_diffusers(model.net)   # these refuse, too
     path, N = Path(path), num_train_timesteps or model.facts.get('num_train_timesteps', LEVELS['num_train_timesteps'])
     levels = dict(sigma_min=model.eps, sigma_max=model.T, sigma_data=model.sigma_data, rho=7.)

@@ -229,6 +229,7 @@ class Frame(nn.Module):
     def __init__(self, args: dict, side: int):   # locals() at the head of a constructor; H, W: multiples of `side`
         super().__init__()
         args = {k: [*v] if isinstance(v, (tuple, list)) else v for k, v in args.items() if k != 'self'}
+        if not args.get('two_levels'): args.pop('two_levels', None)   # as it was before there were two
         self.spec, self.side = dict(cls=args.pop('__class__').__name__, **args), side   # builds the same network again
         self.end = None   # of a network of two levels: the embedding of the second
     def beside(self, step: Step, h: Tensor, picture: Tensor) -> tuple: return h, picture  # behind stages going down

@@ -23,7 +23,7 @@ from .pfode import add_noise, slope
 from .solvers import substeps
 from .continuous import continuous_loss
 from .trigflow import scm_loss
-from .truncated import above, at_border, border_weight, truncated
+from .truncated import BORDER, above, at_border, border_weight, truncated
 from .meanflow import average_velocity, meanflow_loss, to_linear
 from .losses import edm_loss, edm_weight, inverse_c_out, inverse_gap, pair_loss, pd_loss
 from .presets import Preset
@@ -223,7 +223,7 @@ class Objective:
         with torch.no_grad(): x_r = add_noise(x0, r, z) if p.method == 'ct' else hop(p, N, self.step)(x_t, t, r, D)
         if p.cut: target = truncated(target, with_labels(self.first, y), p.cut)
         loss = pair_loss(model, target, x_t, t, x_r, r, self.distance, weight_of(p))
-        return border_weight(t, p.cut) * loss if p.cut else loss, t
+        return border_weight(t, p.cut, share=int(BORDER * p.batch) / p.batch) * loss if p.cut else loss, t
 
     def grid(self, N: int, device) -> Tensor:
         "The grid of N levels, made once."

@@ -57,9 +57,9 @@ class Denoiser(nn.Module):
         x: Tensor,  # (B, C, H, W) noisy images
         t: Tensor | float,  # (B,) or one level for all
         y: Tensor | None = None,  # (B,) long, classes
-        r: Tensor | None = None,  # (B,) levels at which jumps end, for a network of two levels; None: 0
+        r: Tensor | float | None = None,  # (B,) or one: levels at which jumps end, for a network of two levels; None: 0
     ) -> Tensor:  # (B, C, H, W) clean images, in the dtype of x
-        t = per_sample(t, x)
+        t, r = per_sample(t, x), None if r is None else per_sample(r, x)
         c_skip, c_out, c_in = (append_dims(c, x) for c in self.scalings(t))
         c_noise = (t + 1e-9 * (t == 0)).log() / 4   # level 0 has no logarithm; there c_out is next to nothing
         return torch.addcmul(c_skip * x, c_out, self.raw(c_in * x, c_noise, y, r).to(t.dtype)).to(x.dtype)
@@ -95,6 +95,8 @@ class Consistency(Denoiser):
         self.eps, self.T = eps, T
 
     def scalings(self, t: Tensor): return cm_scalings(t, self.sigma_data, self.eps)
+
+    lowest = property(lambda f: max(f.eps, f.facts.get('cut', 0.), 0.002))   # from here on it is worth asking
 
     @property
     def levels(self) -> dict:  # steps -> levels

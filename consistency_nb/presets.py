@@ -90,8 +90,8 @@ _ddpmpp = dict(_cifar, net=_cifar['net'] | dict(embedding='positional', encoder=
 _pairs = dict(distance='pseudo_huber', draw='ect', t_mean=-1.1, t_std=2., weight='inverse_gap', lr=1e-4)
 _ict = dict(_pairs, draw='lognormal', growth=(11, 21, 41, 81, 161, 321, 641, 1281))
 _scm = dict(form='scm', draw='lognormal', t_mean=-1., lr=1e-4, beta2=0.99)
-_tuned = dict(method='ct', init='edm_cifar10_ema')
-_taught = dict(method='cd', init='teacher', teacher='edm_cifar10_ema')
+_vp = 'edm-cifar10-32x32-uncond-vp.pkl'   # DDPM++
+_tuned, _taught = dict(method='ct', init=_vp), dict(method='cd', init='teacher', teacher=_vp)
 _ect = dict(_ddpmpp | _pairs, huber_c=1e-8, dropout=0.2)
 _sct = dict(_ddpmpp | _scm, t_std=1.4, ema=0.5**(512 / 500_000))
 

@@ -145,6 +145,11 @@ def faults(p: Preset) -> Iterator[str]:
         yield f's0={p.s0} and s1={p.s1}: pass 0 < s0 <= s1, or s0=0 for a fixed or staged grid'
     if p.mu0 and not p.s0: yield f'mu0={p.mu0} rises with the grid of s0 and s1: give both, or mu0=0 and mu'
     yield from faults_of_form(p)
+    if p.draw == 'ect' and p.q**p.stages > 1e5:
+        yield f'q={p.q} in {p.stages} stages: the last gaps, 1 / q**stages, are lost in rounding: pass q**stages up to 100,000'
+    if p.cut and p.batch < 4: yield f'cut={p.cut} with batch={p.batch}: a quarter stands at the cut, pass a batch from 4 on'
+    if p.net.get('two_levels') and p.form != 'meanflow':
+        yield f"net has two_levels: it is for form='meanflow', leave it out with form={p.form!r}"
     if p.cut and (p.draw != 'ect' or p.init == 'random' or p.init == 'teacher' or not p.eps < p.cut < p.T):
         yield (f"cut={p.cut}: it is for draw='ect', between eps={p.eps} and T={p.T}, and init names the first stage, "
                'a consistency function')

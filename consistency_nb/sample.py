@@ -205,7 +205,7 @@ def sampler(
                          f"pass levels=, {steps} numbers that fall from {model.T:g}, or choose steps from "
                          f"{', '.join(map(str, model.levels))}")
     levels = check_levels(model.levels[steps] if levels is None else levels, model.eps, model.T)
-    if levels[-1] < model.facts.get('cut', 0):
+    if levels[-1] < model.facts.get('cut', 0) * (1 - 1e-5):
         raise ValueError(f"levels={levels}: this model has learned none below {model.facts['cut']}, its first stage has: "
                          f"pass levels of at least that")
     if steps not in (1, len(levels)):

@@ -21,7 +21,7 @@ def truncated(
     "The function (1): both are called, each image takes the answer of its level."
     return lambda x, t: torch.where(append_dims(t, x) >= cut, f(x, t), first(x, t))
 
-# %% ../nbs/10c_truncated.ipynb #5c015576
+# %% ../nbs/10c_truncated.ipynb #5696f652
 BORDER = 0.25   # share of the batch that stands at the border (TCM)
 
 def at_border(
@@ -36,7 +36,7 @@ def border_weight(
     t: Tensor,  # (B,) levels, from `at_border`
     cut: float,  # the border t'
     w: float = 0.1,  # w_b (TCM)
-    share: float = BORDER,  # of images at the border
+    share: float = BORDER,  # of images at the border: of a batch of B, int(B / 4) / B
 ) -> Tensor:  # (B,)
     "Weights that give the border's mean w times as much as the mean of the rest."
     return torch.where(t == cut, w / share, 1 / (1 - share))

@@ -360,6 +360,9 @@ faulty('give both, or mu0=0 and mu', ct, dict(mu0=0.9), dict(s0=2, s1=150), dict
 faulty('valid ones are: UNet, SongUNet, ADMUNet; leave cls out for a network of your own', ct, dict(net=dict(cls='Mine')), dict(net=dict(cls='UNet')), dict(net={}))
 faulty('valid ones are: l1, l2, pseudo_huber, lpips', ct, dict(distance='mse'), dict(distance='lpips'))
 faulty("data='': give a name", ct, dict(data=''), dict(data='avatars32'))
+faulty("leave it out with form='pairs'", ct, dict(net=ct.net | dict(two_levels=True)), dict(net=ct.net))
+faulty('pass q**stages up to 100,000', override(ct, draw='ect'), dict(q=256., stages=4), dict(q=17.), dict(stages=2))
+faulty('pass a batch from 4 on', preset('avatars32_tcm'), dict(batch=3), dict(batch=4))
 faulty("pass net with two_levels true", ct, dict(form='meanflow', draw='lognormal', weight='uniform', growth=()), dict(net=ct.net | dict(two_levels=True)))
 row('record.override', 'valid ones are: name, method', lambda: override(ct, learning_rate=1.), lambda s: override(ct, lr=1.))
 row('record.same_type', "parameter 'lr' must be float, such as 0.0004", lambda: override(ct, lr='fast'), lambda s: override(ct, lr=code(s, r'such as ([\d.]+)')))
@@ -421,6 +424,11 @@ def my_own(name):
     return read_by(Preset(**(vars(my_teacher()) | dict(name=name, data='p', net=small | dict(num_classes=None)))))
 row('assemble.first_stage', 'with cut=0.3 pass init=, a consistency function', lambda: assemble.first_stage(override(preset('avatars32_tcm'), init='avatars32-edm'), 'avatars32'),
     lambda s: assemble.first_stage(preset('avatars32_tcm'), 'avatars32'))
+def second_stage():
+    f = tiny(cut=.3, image_size=32)
+    save(f, 'second/model.safetensors')
+    return assemble.first_stage(override(preset('avatars32_tcm'), init='second'), 'avatars32')
+row('assemble.first_stage', 'pass init=, its own first stage', second_stage, lambda s: assemble.first_stage(preset('avatars32_tcm'), 'avatars32'))
 row('assemble.familiar', 'Train a diffusion model of your pictures, and begin with it', lambda: my_own('avatars64_cd'), known_names)
 row('assemble.familiar', 'Train a diffusion model of your pictures, and begin with it', lambda: my_own('mine'), known_names)
 def fit(out='run', p=plain, **more): return launch.fit_in(out, p, parts(), Options(device='cpu'), **more)

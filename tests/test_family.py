@@ -181,7 +181,29 @@ def test_a_second_stage_is_asked_from_its_cut_on(tmp_path):
     from consistency_nb.launch import write_model
     p, parts = small('avatars32_tcm')
     run = train(Run(p, parts, CPU))
+    assert model_of(run).lowest == p.cut
     write_model(model_of(run), tmp_path/'m.safetensors', p, parts.data)
     f = load(tmp_path/'m.safetensors', device='cpu')
     assert f.sample(2, levels=(80., p.cut)).isfinite().all()
     with pytest.raises(ValueError, match='this model has learned none below 0.3'): f.sample(2, levels=(80., .2))
+
+def test_two_levels_and_back():
+    "A run on one level begins with a model of two, without its second; a run on two begins with one that has one."
+    from consistency_nb.assemble import first_weights
+    p, parts = small('avatars32_mf')
+    two = Consistency(parts.net, p.sigma_data, 0.)
+    one = override(p, form='pairs', draw='uniform', net={n: v for n, v in p.net.items() if n != 'two_levels'})
+    net = first_weights(one, two)
+    assert net.end is None and net.spec == {n: v for n, v in parts.net.spec.items() if n != 'two_levels'} and torch.equal(net.conv_in.weight, parts.net.conv_in.weight)
+    again = first_weights(p, Consistency(net, p.sigma_data, 0.))
+    assert again.end is not None and (again.end.dense.weight == 0).all() and torch.equal(again.conv_in.weight, net.conv_in.weight)
+    assert 'two_levels' not in UNet((8, 8), emb=8).spec, 'a description is what it was before there were two levels'
+
+@pytest.mark.parametrize('B', [4, 5, 7, 64])
+def test_the_border_has_its_share(B):
+    "Whatever the batch: the mean over the rest, and a tenth of the mean at the cut."
+    from consistency_nb.truncated import BORDER, at_border, border_weight
+    t, losses = at_border(torch.rand(B) + .5, .3), torch.rand(B)
+    n = int(BORDER * B)
+    assert (t[:n] == torch.tensor(.3)).all() and n >= 1
+    assert_close((border_weight(t, .3, share=n / B) * losses).mean(), losses[n:].mean() + .1 * losses[:n].mean())

@@ -102,7 +102,7 @@ def road(tmp) -> dict:
         'trigflow': dict(to_trigflow=part(x_t=x, t=t), from_trigflow=part(x=x, angle=t / 100), difference_along=part(f=f, x=x, t=t, v=z, step=1e-3), scm_tangent=part(f=f, x_t=x, t=t, aim=z),
                          tamed=part(g=x), LevelWeight=part(), scm_loss=part(f=f, x_t=x, t=t, aim=z)),
         'truncated': dict(truncated=part(f=f, first=f, cut=1.), at_border=part(t=t, cut=1.), border_weight=part(t=t, cut=1.), above=part(u=t / 100, cut=1., T=80.)),
-        'meanflow': dict(jump=part(G=lambda x, t, r: x, x=x, t=t, r=s), jumps=part(G=lambda x, t, r: x, x=x, levels=(80., 1.)), to_linear=part(t=t), from_linear=part(tau=t / 100), average_velocity=part(G=lambda x, t, r: x),
+        'meanflow': dict(jump=part(G=lambda x, t, r: x, x=x, t=t, r=s), jumps=part(G=lambda x, t, r: x, x=x, levels=(80., 1.)), to_linear=part(t=t), from_linear=part(tau=t / 100), average_velocity=part(G=lambda x, t, r: x), aims=part(model=lambda x, t, y, r: x),
                          adaptive=part(q=t), meanflow_loss=part(u=lambda x, t, r: x, x=x, tau=t / 100, rho=t / 200, v=z)),
         'losses': dict(
             difference=Row(a=x, b=z), l2=Row(a=x, b=z), edm_weight=part(t=t, sigma_data=.5), edm_loss=part(denoise=D, x0=x, t=t, z=z, sigma_data=.5),
@@ -358,7 +358,7 @@ def leaves(tmp) -> dict:
     log = [dict(step=1, loss=1.), dict(step=2, loss=2.)]
     never = lambda b: None   # these are called by run notebooks alone, which test_runs walks through
     return {'runs': dict(
-        Begun=part(lambda p: None, p=None), chosen_device=part(device='cpu'), begin=part(never, b=1), train=part(never, b=1), film=Row(out=out, rows=3, ok='rows.huge out.unknown out.empty out.nul'), frames=part(out=out), pictures_in=part(never, b=1), approach=part(never, b=1), class_rows=part(x=x, classes=2), Way=part(draw=len, calls=1), ways=part(never, b=1),
+        Begun=part(lambda p: None, p=None), chosen_device=part(device='cpu'), begin=part(never, b=1), train=part(never, b=1), film=Row(out=out, rows=3, ok='rows.huge out.unknown out.empty out.nul'), frames=part(out=out), pictures_in=part(never, b=1), approach=part(never, b=1), class_rows=part(x=x, classes=2), Way=part(draw=len, calls=1), jumper=part(never, b=1), first_levels=part(p=presets.preset('avatars32_cd')), ways=part(never, b=1),
         Judge=part(never, b=1), measure=part(never, b=1), keep=part(never, b=1), write_report=part(never, b=1), table=part(found={})), 'viz': dict(
         grid_image=Row(x=x, ncol=1, pad=1, ok='ncol.huge pad.zero x.batch'), enlarge=Row(a=a, scale=2, ok='a.dtype a.empty'), save_grid=Row(x=x, path=out/'a.png', ncol=1, scale=2, pad=1, ok='ncol.huge pad.zero x.batch'),
         show_grid=Row(shut(viz.show_grid), x=x, ncol=1, scale=1., pad=1, ok='ncol.huge pad.zero x.batch'), compare=Row(shut(viz.compare), rows=dict(a=x, b=x), path=out/'b.png', scale=1.5, pad=1, ok='pad.zero'),

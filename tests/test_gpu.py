@@ -139,7 +139,7 @@ def method(name, device, **changes):
         p = override(preset(name), **dict(image_size=8, batch=6, precision='fp32', init='random', data='x', net=p.net) | changes)
         teacher = parts.teacher if p.method == 'cd' else None
         parts = Parts(parts.net, parts.data, teacher, distance_of(p), step_of(p))
-    if parts.teacher: parts.teacher.net.to(device)
+    for f in filter(None, (parts.teacher, parts.first)): f.net.to(device)
     return p, parts
 
 def options(device, **more): return Options(device=device.type, **more)

@@ -158,3 +158,11 @@ def test_compare_notebook(tmp_path):
     run('compare_methods', tmp_path, **few | dict(rows='ect'))
     assert not (tmp_path/'ect-0/checkpoint.safetensors').exists(), 'a row that is there is not trained again'
     with pytest.raises(papermill.PapermillExecutionError, match="choose of cd, ct, cd2023"): run('compare_methods', tmp_path, rows='ecd,scm')
+
+@pytest.mark.slow
+@pytest.mark.parametrize('preset, ways', [('avatars32_tcm', {'model, 1 step', 'model, 2 steps', 'model, 4 steps'}), ('avatars32_mf', {'model, 1 step', 'model, 2 steps', 'model, 2 jumps', 'model, 4 steps', 'model, 4 jumps'})])
+def test_runs_that_draw_their_own_way(preset, ways, tmp_path):
+    "A second stage is not asked below its cut; jumps are measured beside steps."
+    run('train_ct', tmp_path, **SHORT | dict(samples=10), batch=8, preset=preset)
+    assert json.loads((tmp_path/'metrics.json').read_text())['measured'].keys() - {'real images'} == ways
+    assert load(tmp_path).sample(2, steps=4).isfinite().all()
