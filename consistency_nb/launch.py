@@ -204,8 +204,8 @@ def load_average(
     if step > last: raise ValueError(f'step={step}: pass a step of the run up to {last}, the last that was stored')
     shares, left = reconstruct([(gamma_of(w), k) for w, k in stored], (gamma, step))
     if left > 0.1: warnings.warn(f'{left:.0%} of the profile of width {width} is not met by {len(stored)} averages')
-    if (size := shares.abs().sum()) > 50: warnings.warn(f'width {width} is so far from the stored ones that weights are '
-                                                        f'added {size:.0f}-fold to cancel: their rounding shows')
+    size, far = shares.abs().sum().item(), f'width {width} is so far from the stored ones that weights are added'
+    if size > 50: warnings.warn(f'{far} {size:.0f}-fold to cancel: their rounding shows')
     model = load(out) if like is None else copy.deepcopy(like)
     if not isinstance(model, Denoiser):
         raise ValueError(f'like is {type(like).__name__}: pass a model of this run, such as model_of returns')

@@ -179,8 +179,7 @@ class SongUNet(Frame):
         resample_filter: tuple = (1, 3, 3, 1),  # as for `fir_kernel`, or (1, 1)
         num_classes: int | None = None,         # None: unconditional
         augment_dim: int = 0,                   # numbers that describe the augmentation of an image (EDM: 9); 0: none
-        dropout: float = 0.,                    # in every block
-        in_channels: int = 3,                   # channels of the image
+        dropout: float = 0., in_channels: int = 3,  # in every block; of the image
         fourier_scale: float = 16.,             # as for `NoiseEmbedding`
         two_levels: bool = False):              # hear the level at which a jump ends, too (MeanFlow)
         super().__init__(locals(), 2**(len(channel_mult) - 1))
@@ -198,12 +197,10 @@ class SongUNet(Frame):
         self.norm_out, self.conv_out = group_norm(steps[-1].cout), conv(steps[-1].cout, in_channels, 1e-5)
     def beside(self, step, h, picture):
         if step.resample != 'down' or not self.pyramid: return h, picture
-        h = (h + self.pyramid[step.level - 1](picture)) * HALF
-        return h, h
+        return ((h + self.pyramid[step.level - 1](picture)) * HALF,) * 2
     def forward(self, x, c_noise, y=None, augment=None, r=None):  # images, ln(t)/4, class, augmentation, end of a jump
         check_inputs(self, x, c_noise, y, r)
-        extra = conditions(self, y, augment, x)
-        return self.walk(x, self.embed(c_noise, extra if r is None else extra + self.end(r)))
+        return self.walk(x, self.embed(c_noise, conditions(self, y, augment, x) + (0. if r is None else self.end(r))))
 
 # %% ../nbs/13_ncsnpp.ipynb #4aa1a19c
 _CIFAR10 = dict(image_size=32, model_channels=128, channel_mult=(2, 2, 2), num_blocks=4)

@@ -213,7 +213,8 @@ def check_inputs(net: nn.Module, x: Tensor, c_noise: Tensor, y: Tensor | None, r
         raise ValueError(f'x has shape {tuple(x.shape)}: pass (B, {C}, H, W), B > 0, with H and W multiples of {side}')
     if c_noise.shape != B: raise ValueError(f'c_noise has shape {(*c_noise.shape,)}: pass ln(t)/4 of shape {(*B,)}')
     if r is not None and (net.end is None or r.shape != B):
-        raise ValueError(f'r of shape {tuple(r.shape)}: pass a level per image, to a network built with two_levels=True')
+        raise ValueError(f'r of shape {tuple(r.shape)}: pass a level per image, '
+                         'to a network built with two_levels=True')
     if y is None and (K is None or not net.needs_label): return
     if K is None: raise ValueError('this network knows no classes: leave y out')
     right = isinstance(y, Tensor) and y.shape == B and y.dtype in (torch.int64, torch.int32)

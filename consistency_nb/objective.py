@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLOCK', 'levels_at', 'pd_stage', 'mu_at', 'lr_at', 'ema_at', 'autocast_dtype', 'boundary', 'wrap', 'stage_at',
            'faded', 'uniform', 'anywhere', 'jump_ends', 'levels_of', 'pair_of', 'hop', 'weight_of', 'with_labels',
-           'of_jumps', 'without_gap', 'Objective', 'noise']
+           'of_jumps', 'without_gap', 'drawn', 'Objective', 'noise']
 
 # %% ../nbs/16a_objective.ipynb #4047322c
 import dataclasses, math
@@ -185,6 +185,15 @@ def without_gap(
     loss = continuous_loss(model, x_t, t, slope(x_t, t, aim), distance)
     return loss if weight is None else weight(t, t) * loss
 
+# %% ../nbs/16a_objective.ipynb #5266209b
+def drawn(p: Preset, B: int, gen: torch.Generator, grid: Tensor) -> Tensor:   # (B,), or (B, 2)
+    "Levels, ends of jumps, or intervals of the grid."
+    if p.method == 'edm': return lognormal_t(B, gen, p.t_mean, p.t_std)
+    if p.form == 'meanflow': return jump_ends(p, B, gen)
+    if p.form != 'pairs' or p.draw == 'ect': return anywhere(p, B, gen)
+    if p.draw == 'lognormal': return lognormal_n(B, grid, gen, p.t_mean, p.t_std)
+    return (between_n if p.draw == 'between' else uniform_n)(B, len(grid), gen)
+
 # %% ../nbs/16a_objective.ipynb #0b190886
 @dataclasses.dataclass
 class Objective:
@@ -200,13 +209,7 @@ class Objective:
     grids: dict = dataclasses.field(default_factory=dict)
     def draw(self, k: int, B: int, gen: torch.Generator) -> Tensor:  # (B,), or (B, 2)
         "What step k draws besides images and noise: levels, or intervals of the grid: indices, or places between."
-        p = self.p
-        if p.method == 'edm': return lognormal_t(B, gen, p.t_mean, p.t_std)
-        if p.form == 'meanflow': return jump_ends(p, B, gen)
-        if p.form != 'pairs' or p.draw == 'ect': return anywhere(p, B, gen)
-        N = levels_at(p, k, self.K)
-        if p.draw == 'lognormal': return lognormal_n(B, self.grid(N, gen.device), gen, p.t_mean, p.t_std)
-        return (between_n if p.draw == 'between' else uniform_n)(B, N, gen)
+        return drawn(self.p, B, gen, self.grid(levels_at(self.p, k, self.K), gen.device))
 
     def __call__(self, k: int, x0: Tensor, z: Tensor, n: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         "Losses (B,) and levels (B,)."

@@ -51,7 +51,6 @@ class Denoiser(nn.Module):
         self.facts = {}   # what is known of it besides: image_size, classes, levels, its source
 
     def scalings(self, t: Tensor): return edm_scalings(t, self.sigma_data)
-
     def forward(
         self,
         x: Tensor,  # (B, C, H, W) noisy images

@@ -206,8 +206,8 @@ def sampler(
                          f"{', '.join(map(str, model.levels))}")
     levels = check_levels(model.levels[steps] if levels is None else levels, model.eps, model.T)
     if levels[-1] < model.facts.get('cut', 0) * (1 - 1e-5):
-        raise ValueError(f"levels={levels}: this model has learned none below {model.facts['cut']}, its first stage has: "
-                         f"pass levels of at least that")
+        raise ValueError(f"levels={levels}: this model has learned none below {model.facts['cut']}, its first stage "
+                         "has: pass levels of at least that")
     if steps not in (1, len(levels)):
         raise ValueError(f'steps={steps} with {len(levels)} levels: there is one call per level; leave steps out')
     first = levels[0] / model.T   # the noise may be asked for at another level

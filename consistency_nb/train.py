@@ -39,7 +39,6 @@ def _fits(p: Preset, place: Alone):
 class Run:
     "A training run between two steps."
     K = property(lambda run: run.objective.K, lambda run, steps: setattr(run.objective, 'K', steps))   # its length
-
     def __init__(self, p: Preset, parts: Parts, options: Options = Options(), place: Alone | None = None):
         check_run(p, parts, options)
         self.p, self.seed, self.minutes = p, options.seed, options.minutes
@@ -61,13 +60,12 @@ class Run:
 
     def make_objective(self, parts: Parts) -> Objective:
         "The loss, with networks that run in the preset's precision."
-        dtype = autocast_dtype(self.p.precision, self.place.device)
+        p, dtype = self.p, autocast_dtype(self.p.precision, self.place.device)
         self.scaler = torch.amp.GradScaler(self.place.device.type, enabled=dtype == torch.float16)
-        self.averaged = wrap(self.ema.module, self.p, dtype)
-        if self.p.mu or self.p.mu0: self.target.module.train()   # so that dropout masks can be shared
-        model, target = (wrap(m, self.p, dtype) for m in (self.net, self.target.module if self.target else self.raw))
-        return Objective(self.p, self.p.iterations, model, target, parts.teacher, parts.distance, parts.step,
-                         parts.first)
+        self.averaged = wrap(self.ema.module, p, dtype)
+        if p.mu or p.mu0: self.target.module.train()   # so that dropout masks can be shared
+        model, target = (wrap(m, p, dtype) for m in (self.net, self.target.module if self.target else self.raw))
+        return Objective(p, p.iterations, model, target, parts.teacher, parts.distance, parts.step, parts.first)
 
     def step(self) -> tuple[Tensor, Tensor]:  # losses and levels of the own samples, on the device
         "One step of the method. FloatingPointError, and nothing has changed, if a loss is not finite."
