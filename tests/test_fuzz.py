@@ -351,7 +351,7 @@ def measured(tmp) -> dict:
             describe=part(f=f, job=job), folder_of=part(out_dir=tmp, job=job, about={}), work=part(lambda jobs: None, jobs=[]), run_jobs=Row(jobs=[job], say=Own(none), out_dir=tmp/'made', num_processes=1, device='cpu', batch=2, shard=2, ok='jobs.empty out_dir.unknown device.none batch.huge shard.huge'), main=part(lambda argv: None, argv=[]))}
 
 def leaves(tmp) -> dict:
-    from consistency_nb import runs, viz
+    from consistency_nb import presets, runs, viz
     x, a, out = torch.zeros(2, 3, 8, 8), np.zeros((4, 4, 3), np.uint8), tmp/'out'
     import matplotlib.pyplot as plt
     shut = lambda fn: functools.wraps(fn)(lambda **k: (fn(**k), plt.close('all'))[1])

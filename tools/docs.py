@@ -137,9 +137,29 @@ def reachable(out):
             return m[0] if known or '.' not in m[2] else f'href="{m[1]}#{m[2].split(".")[0]}"'
         s = re.sub(r'href="([^"#:]*)#([^"]+)"', anchor, s)
         s = re.sub(r'<pre(?![^>]*tabindex)', '<pre tabindex="0"', s)
+        s = s.replace('<div class="sd-table">', '<div class="sd-table" tabindex="0">')
         s = re.sub(r'(<i class="bi[^"]*") role="img"', r'\1 aria-hidden="true"', s)
         up = '../' * name.count('/')
         (out/name).write_text(s.replace('</head>', f'<link rel="icon" href="{up}images/icon.svg"></head>', 1), encoding='utf-8')
+
+
+def llms(names, site_url):
+    "Pages and what each promises, as plain text for programs that read (llms.txt)."
+    lines = []
+    for old, new in names.items():
+        meta = front_matter(json.loads((Path('_proc')/old).read_text(encoding='utf-8')))[0]
+        url = f'{site_url}/{posixpath.splitext(new)[0]}.html'
+        lines.append(f'- [{meta.get("title", new)}]({url}): {meta.get("description", "")}'.rstrip(': '))
+    return '\n'.join(['# consistency_nb', '', '> Consistency models as a package you can read, run and trust.', '', '## Pages', '', *lines, ''])
+
+
+def card(out, site_url):
+    "The picture that is shown where a page is linked to."
+    tag = f'<meta property="og:image" content="{site_url}/images/onestep.png"><meta name="twitter:image" content="{site_url}/images/onestep.png"></head>'
+    for page in out.rglob('*.html'):
+        if 'site_libs' in page.parts: continue
+        s = page.read_text(encoding='utf-8').replace('content="summary"', 'content="summary_large_image"')
+        if 'og:image' not in s: page.write_text(s.replace('</head>', tag, 1), encoding='utf-8')
 
 
 def readme(names, site_url):
@@ -247,6 +267,8 @@ def main():
     (Path('_docs')/'images').mkdir(exist_ok=True)
     shutil.copy('nbs/images/icon.svg', '_docs/images')
     reachable(Path('_docs'))
+    card(Path('_docs'), site_url)
+    Path('_docs/llms.txt').write_text(llms(names, site_url), encoding='utf-8')
     Path('README.md').write_text(readme(names, site_url), encoding='utf-8')
 
     stale = [f'{p} was stale; it is fresh now: look at it and commit it' for p, b in zip(made, before) if p.read_text(encoding='utf-8') != b]
