@@ -42,7 +42,7 @@ def _family(scene: str, shared: dict, student: int) -> list[Preset]:
     in_time = dict(one, form='continuous', weight='inverse_c_out')
     scm = dict(one, form='scm', draw='lognormal', t_mean=-1., t_std=1.4, fade=0.1)
     mf = dict(one, form='meanflow', draw='lognormal', t_mean=-0.6, t_std=1.6, net=shared['net'] | dict(two_levels=True))
-    tcm = dict(ect, q=256., stages=1, cut=0.3)
+    tcm = dict(ect, q=16., stages=1, cut=0.3, lr=2e-4)   # ECT's last gaps; TCM's 1,000 wants its batch of 1,024
     alone = [Preset(f'{scene}_{n}', 'ct', **how, **K, init=name)
              for n, how in dict(ict=ict, ect=ect, cct=in_time, sct=scm, mf=mf).items()]
     distilled = [Preset(f'{scene}_{n}', 'cd', **how, **K, init='teacher', teacher=name)
