@@ -56,6 +56,20 @@ def test_title(path):
     assert len(lines) > 1 and re.match(r'> \S', lines[1]), 'a line "> what the page promises" is missing'
     assert all(re.match(r'- [\w-]+: \S', l) for l in lines[2:]), f'these lines would vanish from the site: {lines[2:]}'
 
+@pytest.mark.parametrize('path', [*NBS, *(ROOT/f for f in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'))], ids=lambda p: p.name)
+def test_spelling(path, tmp_path):
+    "Words that are often misspelt; `ect` is a method, `lins` are layers."
+    text = path.read_text(encoding='utf-8')
+    if path.suffix == '.ipynb': text = '\n'.join(''.join(c['source']) for c in json.loads(text)['cells'])
+    (tmp_path/'text.md').write_text(text, encoding='utf-8')
+    found = subprocess.run([sys.executable, '-m', 'codespell_lib', '-L', 'ect,lins', tmp_path/'text.md'], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+def test_readme_leads_somewhere():
+    "What README.md links to in the repository is there."
+    links = re.findall(r'\]\(([^)\s#]+)', re.sub(r'^```.*?^```', '', (ROOT/'README.md').read_text(encoding='utf-8'), flags=re.M | re.S))
+    assert links and not [u for u in links if not re.match(r'[a-z]+:', u) and not (ROOT/u).exists()]
+
 ROAD = sorted(p.stem for p in NBS if re.match(r'\d', p.name))   # 17_train before 17a_files, as ASCII has it
 
 @pytest.mark.parametrize('here, there', [*zip(ROAD, [*ROAD[1:], 'train_edm'])])
@@ -112,6 +126,10 @@ def test_pages_are_sound(seen, what):
 def test_formulas_pictures_and_width(seen):
     "Every formula is set, every picture has words for those who do not see it, nothing is wider than a phone."
     assert not {n: (p['raw'], p['alt'], p['wide']) for n, p in seen['pages'].items() if p['raw'] or p['alt'] or p['wide'] > 0}
+
+def test_pages_are_light(seen):
+    "No page fetches more than 2 MB, the first visit's scripts and fonts included; the live model comes when it is asked for."
+    assert not {n: p['bytes'] for n, p in seen['pages'].items() if p['bytes'] > 2_000_000}
 
 def test_links_lead_somewhere(seen, tree):
     pages, lost = seen['pages'], []

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from fastcore.basics import str2bool
+from execnb.shell import CaptureShell
 from nbdev import test as nbdev_test_module
 from nbdev.config import get_config
 from nbdev.frontmatter import FrontmatterProc
@@ -42,12 +43,32 @@ def as_it_was(monkeypatch):
     from consistency_nb.precond import Denoiser
     monkeypatch.setattr(Denoiser, 'sample', Denoiser.sample)
 
+class Kept(CaptureShell):
+    "nbdev's shell, which keeps the notebook that it has run, with its outputs."
+    def run_all(self, nb, *args, **kwargs):
+        Kept.nb = nb
+        return super().run_all(nb, *args, **kwargs)
+
+def words(cell):
+    "What a cell shows, without names of temporary folders, and with # for every number: it may differ in its last digits, or tell the time."
+    outputs = [o for o in cell.get('outputs', []) if o.get('name') != 'stderr']
+    texts = [o.get('text') or next((o['data'][k] for k in ('text/markdown', 'text/plain') if k in o.get('data', {})), '') for o in outputs]
+    texts = [re.sub(r'\btmp\w{8}\b|<Figure.*>', '', ''.join(t)) for t in texts]
+    return ' '.join(re.sub(r'[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?', '#', ''.join(texts)).split())
+
+BRIEF = {'tutorials/own_pictures'}   # trains for a few steps when it is tested
+
 @pytest.mark.parametrize('path', NBS, ids=name)
 def test_notebook(path, monkeypatch, capfd, fresh_state):
+    "A page runs from top to bottom, and what it says is what its saved outputs say."
     if heavy(path): pytest.skip('a run: skip_exec is set')
     monkeypatch.setenv('IN_TEST', '1'); monkeypatch.chdir(ROOT); monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setattr(nbdev_test_module, 'CaptureShell', Kept)
     passed, _ = nbdev_test_module.test_nb(path, skip_flags=get_config().tst_flags.split())
     assert passed, capfd.readouterr().err
+    if name(path) in BRIEF: return
+    for saved, now in zip(cells(path), Kept.nb.cells, strict=True):
+        assert words(saved) == words(now), 'its saved output is of other code: run python tools/execute.py on the notebook'
 
 @pytest.mark.parametrize('path', NBS, ids=name)
 def test_outputs(path):
@@ -67,6 +88,17 @@ def test_budget(path):
     for c in cells(path):
         if c['cell_type'] == 'code' and re.match(r'#\| *exports?\b', ''.join(c['source'])):
             assert len(c['source']) - 1 <= 40, f'{len(c["source"]) - 1} lines: {"".join(c["source"][:2])}'
+
+AT_HOME = {'index', '16_presets', '17a_files', 'compare_methods', 'benchmark', 'scaling', 'tutorials/own_pictures'}   # use files of the repository
+COLAB = """#| hide
+#| eval: false
+if 'google.colab' in str(get_ipython()):   # Colab has torch, but not this package
+    %pip install -q 'consistency_nb[train] @ git+https://github.com/consistency-nb/consistency_nb'"""
+
+@pytest.mark.parametrize('path', [p for p in NBS if name(p) not in AT_HOME], ids=name)
+def test_colab(path):
+    "The first code cell brings the package to Colab, and does nothing elsewhere."
+    assert ''.join(next(c for c in cells(path) if c['cell_type'] == 'code')['source']) == COLAB
 
 @pytest.mark.parametrize('path', TUTORIALS, ids=name)
 def test_tutorial(path):

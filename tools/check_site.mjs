@@ -32,12 +32,18 @@ async function look(file, context) {
   await page.waitForFunction(() => !document.querySelector('span.math:not(:has(.katex))'), null, { timeout: 5000 }).catch(() => {});
   Object.assign(found, await page.evaluate(() => ({
     raw: [...document.querySelectorAll('span.math')].filter(e => !e.querySelector('.katex')).length + document.querySelectorAll('.katex-error').length,
+    bytes: performance.getEntries().reduce((sum, e) => sum + (e.transferSize ?? 0), 0),
     alt: [...document.images].filter(i => !i.alt).length,
     ids: [...document.querySelectorAll('[id]')].map(e => e.id),
     links: [...document.querySelectorAll('a[href]')].map(a => a.href) })));
   await page.evaluate(axe);
   found.axe = await page.evaluate(async () => (await window.axe.run(document, { resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa'] })).violations
     .filter(v => ['serious', 'critical'].includes(v.impact)).map(v => `${v.id}: ${v.nodes.length}, such as ${v.nodes[0].target}`));
+  await page.emulateMedia({ colorScheme: 'dark' });
+  await page.evaluate(() => document.documentElement.classList.add('quarto-dark'));
+  await page.waitForTimeout(200);   // colours that fade
+  found.axe.push(...await page.evaluate(async () => (await window.axe.run(document, { resultTypes: ['violations'], runOnly: { type: 'rule', values: ['color-contrast'] } })).violations
+    .map(v => `dark: ${v.id}: ${v.nodes.length}, such as ${v.nodes[0].target}`)));
   await page.setViewportSize({ width: 360, height: 740 });
   found.wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
   await page.close();

@@ -143,6 +143,17 @@ def reachable(out):
         (out/name).write_text(s.replace('</head>', f'<link rel="icon" href="{up}images/icon.svg"></head>', 1), encoding='utf-8')
 
 
+def colab(out, names, repo):
+    "A link beside the page that opens its notebook in Colab, where the notebook knows how to install the package there."
+    blob = repo.replace('github.com', 'colab.research.google.com/github')
+    for old, new in names.items():
+        if 'google.colab' not in (Path('nbs')/old).read_text(encoding='utf-8'): continue
+        page = (out/new).with_suffix('.html')
+        link = f'<a href="{blob}/nbs/{old}" class="toc-action"><i class="bi bi-play-btn" aria-hidden="true"></i> Open in Colab</a>'
+        s = page.read_text(encoding='utf-8')
+        page.write_text(s.replace('<div class="action-links">', f'<div class="action-links">{link}', 1), encoding='utf-8')
+
+
 def llms(names, site_url):
     "Pages and what each promises, as plain text for programs that read (llms.txt)."
     lines = []
@@ -268,6 +279,7 @@ def main():
     shutil.copy('nbs/images/icon.svg', '_docs/images')
     reachable(Path('_docs'))
     card(Path('_docs'), site_url)
+    colab(Path('_docs'), names, f'{cfg.git_url}/blob/{cfg.branch}')
     Path('_docs/llms.txt').write_text(llms(names, site_url), encoding='utf-8')
     Path('README.md').write_text(readme(names, site_url), encoding='utf-8')
 
