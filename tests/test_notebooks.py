@@ -79,6 +79,7 @@ def test_outputs(path):
         assert o['output_type'] != 'error', o.get('evalue')
         text = ''.join(''.join(t) for t in [o.get('text', ''), *(v for k, v in o.get('data', {}).items() if k.startswith('text/'))])
         assert not PLACES.search(text), text
+        assert not any('widget' in k for k in o.get('data', {})), 'a widget cannot be shown without a kernel: run python tools/execute.py on it'
 
 @pytest.mark.parametrize('path', ROAD + TUTORIALS, ids=name)
 def test_budget(path):
