@@ -91,12 +91,13 @@ def test_budget(path):
             assert len(c['source']) - 1 <= 40, f'{len(c["source"]) - 1} lines: {"".join(c["source"][:2])}'
 
 AT_HOME = {'index', '16_presets', '17a_files', 'compare_methods', 'benchmark', 'scaling', 'tutorials/own_pictures'}   # use files of the repository
+ALONE = {'tutorials/plane'}   # does without the package
 COLAB = """#| hide
 #| eval: false
 if 'google.colab' in str(get_ipython()):   # Colab has torch, but not this package
     %pip install -q 'consistency_nb[train] @ git+https://github.com/consistency-nb/consistency_nb'"""
 
-@pytest.mark.parametrize('path', [p for p in NBS if name(p) not in AT_HOME], ids=name)
+@pytest.mark.parametrize('path', [p for p in NBS if name(p) not in AT_HOME | ALONE], ids=name)
 def test_colab(path):
     "The first code cell brings the package to Colab, and does nothing elsewhere."
     assert ''.join(next(c for c in cells(path) if c['cell_type'] == 'code')['source']) == COLAB

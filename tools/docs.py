@@ -15,14 +15,16 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # small tensors: on a busy machine more threads wait for each other
 KATEX_CDN = 'https://cdn.jsdelivr.net/npm/katex@0.16.11/dist'
 RUNS = ['train_edm', 'train_cd', 'train_ct', 'train_pd', 'generate', 'edit_images', 'tune_levels', 'evaluate_model', 'compare_methods', 'benchmark', 'scaling']
+TUTORIALS = ['plane', 'own_pictures', 'editing', 'play', 'health', 'other_codebases', 'full_scale']
 
 
 def sidebar():
     "The text of nbs/sidebar.yml: the numbered road, the runs, the tutorials, whatever of them is there."
     names = sorted(p.stem for p in Path('nbs').glob('*.ipynb') if p.stem != 'index')
     road = [n for n in names if n[0].isdigit()]
-    runs = sorted((n for n in names if not n[0].isdigit()), key=lambda n: (RUNS.index(n) if n in RUNS else len(RUNS), n))
-    tutorials = sorted(p.relative_to('nbs').with_suffix('').as_posix() for p in Path('nbs/tutorials').glob('*.ipynb'))
+    def ordered(names, known): return sorted(names, key=lambda n: (known.index(n) if n in known else len(known), n))
+    runs = ordered((n for n in names if not n[0].isdigit()), RUNS)
+    tutorials = [f'tutorials/{n}' for n in ordered((p.stem for p in Path('nbs/tutorials').glob('*.ipynb')), TUTORIALS)]
     def entry(n):
         if not n[0].isdigit(): return f'          - {n}.ipynb'
         title = next(l[2:].strip() for c in json.loads(Path(f'nbs/{n}.ipynb').read_text(encoding='utf-8'))['cells']
@@ -144,10 +146,11 @@ def reachable(out):
 
 
 def colab(out, names, repo):
-    "A link beside the page that opens its notebook in Colab, where the notebook knows how to install the package there."
+    "A link beside a page that opens its notebook in Colab, if that installs the package there or does without."
     blob = repo.replace('github.com', 'colab.research.google.com/github')
     for old, new in names.items():
-        if 'google.colab' not in (Path('nbs')/old).read_text(encoding='utf-8'): continue
+        text = (Path('nbs')/old).read_text(encoding='utf-8')
+        if 'from consistency_nb' in text and 'google.colab' not in text: continue
         page = (out/new).with_suffix('.html')
         link = f'<a href="{blob}/nbs/{old}" class="toc-action"><i class="bi bi-play-btn" aria-hidden="true"></i> Open in Colab</a>'
         s = page.read_text(encoding='utf-8')
