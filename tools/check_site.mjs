@@ -75,10 +75,10 @@ async function live() {
   await page.waitForFunction(() => document.querySelector('#live-model').dataset.image, null, { timeout: 60000 });
   out.by_hand = await page.evaluate(() => document.querySelector('#live-model').dataset.image.split(',').map(Number));
   out.status = await page.textContent('.live-status');
-  await page.click('text=Sixteen');
+  await page.click('#live-model button:has-text("Sixteen")');
   await page.waitForFunction(() => document.querySelectorAll('.live-grid canvas').length === 16, null, { timeout: 60000 });
-  await page.click('text=Cover the left half');
-  await page.click('text=Fill in');
+  await page.click('#live-model button:has-text("Cover the left half")');
+  await page.click('#live-model button:has-text("Fill in")');
   await page.waitForFunction(() => /filled in/.test(document.querySelector('.live-status').textContent), null, { timeout: 60000 });
   out.sixteen = 16;
   await page.close();

@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # small tensors: on a busy machine more threads wait for each other
 KATEX_CDN = 'https://cdn.jsdelivr.net/npm/katex@0.16.11/dist'
 RUNS = ['train_edm', 'train_cd', 'train_ct', 'train_pd', 'generate', 'edit_images', 'tune_levels', 'evaluate_model', 'compare_methods', 'benchmark', 'scaling']
+SCROLL = ("<script>{const bar = document.getElementById('quarto-sidebar'), here = bar?.querySelector('a.active'); "
+          "if (here) bar.scrollTop = here.offsetTop - bar.clientHeight / 2}</script>")   # the page that is open is in sight
 TUTORIALS = ['plane', 'own_pictures', 'editing', 'play', 'health', 'other_codebases', 'full_scale']
 
 
@@ -31,7 +33,9 @@ def sidebar():
                      for l in ''.join(c['source']).splitlines() if l.startswith('# '))
         return f'          - {{text: "{n.split("_")[0]} {title}", href: {n}.ipynb}}'
     lines = ['# Made by tools/docs.py from the notebooks that are there.', 'website:', '  sidebar:', '    style: docked', '    contents:', '      - index.ipynb']
-    for title, group in [('Learn', road), ('Runs', runs), ('Tutorials', tutorials)]:
+    first = [n for n in tutorials if n == 'tutorials/plane']   # where a newcomer begins
+    tutorials = [n for n in tutorials if n not in first]
+    for title, group in [('Learn', first + road), ('Tutorials', tutorials), ('Runs', runs)]:
         if group: lines += [f'      - section: {title}', '        contents:', *map(entry, group)]
     return '\n'.join(lines) + '\n'
 
@@ -98,8 +102,18 @@ def stage(names, site_url):
             target = f'{m[1]}_{m[2]}.ipynb'
             return f'[{m[1]} {m[2]}](/{names[target]})' if target in names else m[0]
 
+        code = '\n'.join(''.join(c['source']) for c in json.loads((Path('nbs')/old).read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code')
+        taken = {(m, name) for m, names in re.findall(r'from consistency_nb\.(\w+) import (\([^)]*\)|[^\n]*)', code) for name in re.findall(r'\w+', names)}
+
+        def meant(m):   # nbdev links every name it knows; a plain word is one only on its own page, or where it is imported
+            plain, own = re.fullmatch('[a-z]+', m[1]), Path(new).stem == m[2]
+            return m[0] if not plain or own or (m[2], m[1]) in taken else f'`{m[1]}`'
+
         def fix(lines):
-            s = ''.join(lines).replace(site_url + '/', '/')
+            s = ''.join(lines)
+            s = re.sub(r'^\| \[(`\w+`)\]\([^)]*\)', r'| \1', s, flags=re.M)   # a parameter in its table is no such name
+            s = re.sub(r'\[`(\w+)`\]\(' + re.escape(site_url) + r'/(\w+)\.html#\1\)', meant, s)
+            s = s.replace(site_url + '/', '/')
             s = re.sub(r'(?<![\[`])`(\d\d[a-z]?)_(\w+)`', named, s)
             return re.sub(r'\]\(([^)\s:]+\.ipynb)(#[^)\s]*)?', local, s)
 
@@ -142,6 +156,7 @@ def reachable(out):
         s = s.replace('<div class="sd-table">', '<div class="sd-table" tabindex="0">')
         s = re.sub(r'(<i class="bi[^"]*") role="img"', r'\1 aria-hidden="true"', s)
         up = '../' * name.count('/')
+        s = s.replace('</body>', SCROLL + '</body>', 1)
         (out/name).write_text(s.replace('</head>', f'<link rel="icon" href="{up}images/icon.svg"></head>', 1), encoding='utf-8')
 
 
@@ -191,7 +206,8 @@ def readme(names, site_url):
 
     def markdown(s):
         if s.lstrip().startswith('<!-- WARNING'): return ''
-        s = re.sub(r'^<div id="live-model">.*</div>\n', '', s, flags=re.M)   # lives on the site alone
+        there = f'[The site]({site_url}/) has all pages, and this model, drawing in your browser.\n'
+        s = re.sub(r'^<div id="live-model">.*</div>\n', there, s, flags=re.M)
         parts = re.split(r'(^```.*?^```[^\n]*$|`[^`\n]+`(?!\]))', s, flags=re.M | re.S)  # leave code alone
         for i in range(0, len(parts), 2):
             p = re.sub(r'\]\(([^)\s#]+)(#[^)\s]*)?', link, parts[i])

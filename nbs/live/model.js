@@ -50,11 +50,12 @@ export function noise(seed, draw = 0) {
 }
 
 let session, queue = Promise.resolve();
+export const isHere = () => Boolean(session);
 export async function begin() {
   ort.env.wasm.numThreads = 1;
   ort.env.wasm.wasmPaths = { wasm: HERE + 'ort-wasm-simd-threaded.wasm' };
   session ??= ort.InferenceSession.create(HERE + 'student.onnx', { executionProviders: ['wasm'] });
-  return session;
+  return session.catch(e => { session = undefined; throw e; });   // it may be asked for again
 }
 
 // f(x, t): a batch of noisy images at one level to their origins, clamped. One call at a time.
