@@ -633,7 +633,7 @@ def cells(run, until, **given):
     "The cells of a run with what papermill puts between them, up to the one with the id `until`."
     scope = {}
     for c in json.loads((ROOT/f'nbs/{run}.ipynb').read_text(encoding='utf-8'))['cells']:
-        if c['cell_type'] != 'code': continue
+        if c['cell_type'] != 'code' or 'google.colab' in ''.join(c['source']): continue
         exec(''.join(c['source']), scope)
         if 'parameters' in c['metadata'].get('tags', []): scope.update(dict(device='cpu', out_dir='run'), **given)
         if c['id'] == until: return scope
