@@ -90,7 +90,7 @@ def test_budget(path):
         if c['cell_type'] == 'code' and re.match(r'#\| *exports?\b', ''.join(c['source'])):
             assert len(c['source']) - 1 <= 40, f'{len(c["source"]) - 1} lines: {"".join(c["source"][:2])}'
 
-AT_HOME = {'index', '16_presets', '17a_files', 'compare_methods', 'benchmark', 'scaling', 'tutorials/own_pictures'}   # use files of the repository
+AT_HOME = {'index', '16_presets', '17a_files', 'compare_methods', 'benchmark', 'scaling', 'tutorials/own_pictures', 'tutorials/editing'}   # use files of the repository
 ALONE = {'tutorials/plane'}   # does without the package
 COLAB = """#| hide
 #| eval: false

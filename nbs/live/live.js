@@ -18,7 +18,7 @@ async function main() {
   const style = element('select', {}, ...CLASSES.map(option), option('any', -1));
   const seed = element('input', { type: 'number', min: 0, max: 2147483648, value: 0, step: 1 });   // as in Python
   const steps = element('select', {}, option('1', 1), option('2', 2), option('4', 4));
-  const middle = element('input', { type: 'range', min: -1.5, max: 1.5, step: 0.05, value: Math.log10(0.3) });
+  const middle = element('input', { type: 'range', min: -1.5, max: 1.5, step: 0.01, value: Math.log10(0.3) });
   const shown = element('output', {}, '0.30');
   const walk = element('input', { type: 'range', min: 0, max: 1, step: 0.05, value: 0 });
   const canvas = element('canvas', { width: 32, height: 32, className: 'live-one', role: 'img', ariaLabel: 'no picture yet' });
@@ -46,7 +46,7 @@ async function main() {
   function draw(x) {
     picture = x;
     tile(x, 0, canvas);
-    canvas.setAttribute('aria-label', `${named()}, seed ${seed.value}, ${steps.value} calls`);
+    canvas.setAttribute('aria-label', `${named()}, seed ${seed.value}${Number(walk.value) ? ` on the way to the next, ${walk.value}` : ''}, calls: ${steps.value}`);
     box.dataset.image = Array.from(m.bytes(x)).join(',');
   }
   let wanted = 0, working = Promise.resolve();
@@ -113,7 +113,11 @@ async function main() {
   canvas.addEventListener('pointerdown', paint);
   canvas.addEventListener('pointermove', paint);
   const button = (text, onclick) => element('button', { type: 'button', onclick }, text);
-  const showMiddle = () => { shown.textContent = (10 ** middle.value).toFixed(2); };
+  const showMiddle = () => {
+    shown.textContent = (10 ** middle.value).toFixed(2);
+    middle.setAttribute('aria-valuetext', shown.textContent);
+  };
+  showMiddle();
   middle.addEventListener('input', () => { showMiddle(); steps.value = 2; one(); });
   for (const control of [style, seed, steps]) control.addEventListener('change', () => { walk.value = 0; one(); });
   walk.addEventListener('input', one);
